@@ -1,0 +1,1 @@
+"""The waybill function: turns each order into exactly one waybill."""

@@ -1,0 +1,1 @@
+"""Local mode: PostgreSQL, RabbitMQ and both functions as processes on one machine."""

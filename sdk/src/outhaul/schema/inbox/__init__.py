@@ -1,0 +1,1 @@
+"""SQL of the consumer's side: `inbox`, `deliveries`, `runs`. Numbered, forward only."""

@@ -1,0 +1,1 @@
+"""SQL of the producer's side: `outbox`, `outbox_sent`, `senders`, `runs`. Numbered, forward only."""
