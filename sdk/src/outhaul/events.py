@@ -45,7 +45,7 @@ class Event:
     headers: Mapping[str, Any] = field(default_factory=dict)
 
 
-def encode(  # noqa: PLR0913 - the attributes of one envelope
+def encode(
     *,
     message_id: UUID,
     seq: int,

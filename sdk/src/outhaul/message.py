@@ -49,10 +49,22 @@ class Message:
             _check_short(f"Message.{name}", getattr(self, name), empty_ok=name == "routing_key")
         if self.exchange is not None:
             _check_short("Message.exchange", self.exchange, empty_ok=False)
-        for name in self.headers:
+        for name in ("causation_id", "traceparent"):
+            if getattr(self, name) is not None:
+                _check_short(f"Message.{name}", getattr(self, name), empty_ok=False)
+        for name, value in self.headers.items():
+            _check_short("Message.headers", name, empty_ok=False)
+            if not _is_header_value(value):
+                raise ConfigurationError(
+                    f"Message.headers[{name!r}]",
+                    value,
+                    "must be text without NUL, a whole number or a boolean",
+                )
             if name.startswith(RESERVED_HEADER_PREFIX):
                 raise ConfigurationError(
-                    "Message.headers", name, f"names starting with {RESERVED_HEADER_PREFIX!r} are Outhaul's own"
+                    "Message.headers",
+                    name,
+                    f"names starting with {RESERVED_HEADER_PREFIX!r} are Outhaul's own",
                 )
 
     def payload(self) -> bytes:
@@ -61,7 +73,9 @@ class Message:
             return self.data
         if self.content_type != JSON:
             raise ConfigurationError(
-                "Message.content_type", self.content_type, "data that is not bytes is sent as application/json"
+                "Message.content_type",
+                self.content_type,
+                "data that is not bytes is sent as application/json",
             )
         return encode_json(self.data)
 
@@ -100,6 +114,10 @@ def _to_jsonable(value: object) -> object:
     if dump is not None:
         return dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _is_header_value(value: object) -> bool:
+    return "\x00" not in value if isinstance(value, str) else isinstance(value, int)
 
 
 def _check_short(setting: str, value: object, *, empty_ok: bool) -> None:

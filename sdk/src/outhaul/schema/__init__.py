@@ -1,0 +1,1 @@
+"""Packages of numbered SQL files, one a component; `outhaul.schema_apply` applies them."""

@@ -1,0 +1,100 @@
+"""The outbox in a SQLAlchemy 2 session or connection, whatever driver is under it.
+
+The row is written through the session's own transaction; the caller commits. ``wake_after_commit`` then tells a
+sender in the same process that there is something to send: a hint, which carries nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session
+
+from outhaul.errors import TransactionRequired
+from outhaul.message import Message
+from outhaul.outbox import Outbox, Recorded
+
+_TABLE = sa.table(
+    "outbox",
+    sa.column("message_id", sa.Uuid),
+    sa.column("seq", sa.BigInteger),
+    sa.column("exchange", sa.Text),
+    sa.column("routing_key", sa.Text),
+    sa.column("type", sa.Text),
+    sa.column("source", sa.Text),
+    sa.column("aggregate_id", sa.Text),
+    sa.column("payload", sa.LargeBinary),
+    sa.column("content_type", sa.Text),
+    sa.column("headers", JSONB),
+    sa.column("causation_id", sa.Text),
+    sa.column("traceparent", sa.Text),
+    sa.column("created_at", sa.DateTime(timezone=True)),
+)
+
+
+class Wakeable(Protocol):
+    """A sender: something that can be told to look."""
+
+    def wake(self) -> None:
+        """Look for rows soon. Thread-safe."""
+
+
+def add(target: Session | sa.Connection, outbox: Outbox, *messages: Message) -> list[Recorded]:
+    """Record messages in the session's (or connection's) transaction, in order. Never commits.
+
+    Raises TransactionRequired when the connection is in AUTOCOMMIT mode.
+    """
+    conn = target.connection() if isinstance(target, Session) else target
+    _require_transaction(conn)
+    recorded = []
+    for message in messages:
+        values = {
+            "exchange": message.exchange or outbox.exchange,
+            "routing_key": message.routing_key,
+            "type": message.type,
+            "source": outbox.source,
+            "aggregate_id": message.aggregate_id,
+            "payload": message.payload(),
+            "content_type": message.content_type,
+            "headers": dict(message.headers),
+            "causation_id": message.causation_id,
+            "traceparent": message.traceparent,
+        }
+        statement = _TABLE.insert().values(values).returning(_TABLE.c.message_id, _TABLE.c.seq, _TABLE.c.created_at)
+        recorded.append(Recorded(*conn.execute(statement).one()))
+    return recorded
+
+
+async def add_async(target: AsyncSession | AsyncConnection, outbox: Outbox, *messages: Message) -> list[Recorded]:
+    """As ``add``, for an async session or connection."""
+    return await target.run_sync(add, outbox, *messages)
+
+
+def wake_after_commit(session: Session | AsyncSession, sender: Wakeable) -> None:
+    """Wake the sender when this session's current transaction has committed; nothing happens on a rollback."""
+    sync = session.sync_session if isinstance(session, AsyncSession) else session
+
+    def woken(_session: Session) -> None:
+        sender.wake()
+        forget(_session)
+
+    def forget(_session: Session) -> None:
+        if event.contains(sync, "after_commit", woken):
+            event.remove(sync, "after_commit", woken)
+            event.remove(sync, "after_rollback", forget)
+
+    event.listen(sync, "after_commit", woken)
+    event.listen(sync, "after_rollback", forget)
+
+
+def _require_transaction(conn: sa.Connection) -> None:
+    driver: Any = conn.connection.dbapi_connection
+    if getattr(driver, "autocommit", False) is True or getattr(driver, "isolation_level", None) == "autocommit":
+        raise TransactionRequired(
+            "the SQLAlchemy connection is in AUTOCOMMIT mode: the message would be committed without its business "
+            "row; use an engine or session with a real isolation level"
+        )
