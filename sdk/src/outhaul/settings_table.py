@@ -1,0 +1,93 @@
+"""Every ``OUTHAUL_`` environment variable there is: name, form, default, meaning and who reads it.
+
+This table is the one source: `outhaul.environment` takes defaults from it and warns about names that are not in it, and
+docs/reference/settings.md is checked against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One variable. ``default`` is text as a person would write it; None means unset."""
+
+    name: str
+    form: str
+    default: str | None
+    meaning: str
+    used_by: str
+
+
+_ALL = "order, waybill, command"
+_BOTH = "order, waybill"
+
+
+def _files(prefix: str, part: str, used_by: str) -> tuple[Setting, ...]:
+    """The files that go with a URL of RabbitMQ."""
+    return (
+        Setting(
+            f"{prefix}_PASSWORD_FILE",
+            "path",
+            None,
+            f"file holding the password for {part}; wins over the URL's and is read again at every connection",
+            used_by,
+        ),
+        Setting(f"{prefix}_CA_FILE", "path", None, f"authorities to trust for {part} (TLS)", used_by),
+        Setting(f"{prefix}_CERT_FILE", "path", None, f"own certificate shown to {part} (mTLS)", used_by),
+        Setting(f"{prefix}_KEY_FILE", "path", None, f"key of that certificate for {part}", used_by),
+    )
+
+
+def _database(prefix: str, part: str, used_by: str) -> tuple[Setting, ...]:
+    return (
+        Setting(
+            f"{prefix}_URL",
+            "libpq URL or key=value",
+            None,
+            f"{part}; TLS by libpq's own sslmode, sslrootcert, sslcert, sslkey",
+            used_by,
+        ),
+        Setting(
+            f"{prefix}_PASSWORD_FILE",
+            "path",
+            None,
+            f"file holding the password for {part}; wins over the URL's and is read again at every connection",
+            used_by,
+        ),
+    )
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("OUTHAUL_AMQP_URL", "amqp[s] URL", None, "RabbitMQ, ending in the virtual host", _ALL),
+    *_files("OUTHAUL_AMQP", "RabbitMQ", _ALL),
+    Setting("OUTHAUL_MANAGEMENT_URL", "http[s] URL", None, "RabbitMQ's management HTTP API", "command"),
+    *_files("OUTHAUL_MANAGEMENT", "the management API", "command"),
+    *_database("OUTHAUL_ORDER_DATABASE", "the order function's database", "order, command"),
+    *_database("OUTHAUL_WAYBILL_DATABASE", "the waybill function's database", "waybill, command"),
+    Setting(
+        "OUTHAUL_ALERT_WEBHOOK_URL",
+        "http[s] URL",
+        None,
+        "where alerts are posted in Alertmanager's webhook form; unset: alerts are only logged",
+        _ALL,
+    ),
+    Setting("OUTHAUL_LOG_FORMAT", "json or text", "json", "one JSON object a line, or text for people", _BOTH),
+    Setting("OUTHAUL_LOG_LEVEL", "debug, info, warning or error", "info", "least severe event logged", _BOTH),
+    Setting(
+        "OUTHAUL_TEST_POSTGRES_URL",
+        "libpq URL",
+        None,
+        "a running server for the tests, in place of one of their own",
+        "tests",
+    ),
+    Setting(
+        "OUTHAUL_TEST_AMQP_URL",
+        "amqp URL",
+        None,
+        "a running broker for the tests, in place of one of their own",
+        "tests",
+    ),
+    Setting("OUTHAUL_TEST_MANAGEMENT_URL", "http URL", None, "that broker's management API", "tests"),
+)
