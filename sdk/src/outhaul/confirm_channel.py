@@ -1,0 +1,184 @@
+"""One channel in confirm mode with the window of what it has not confirmed yet.
+
+When it ends, everything pending is unknown, with one exception: a message that was **alone** in flight when the
+broker closed the channel is the cause of that. A new channel is a new object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from pika import BasicProperties, exceptions, spec
+
+from outhaul.broker import describe, open_channel
+from outhaul.errors import BrokerUnreachable
+from outhaul.outgoing import Outcome, Outgoing, Settled
+from outhaul.window import Window
+
+PERSISTENT = 2
+ROUTE_ERRORS = frozenset({403, 404})
+# Frame, syntax, command and field errors: the broker could not read what it was sent, and closes the connection.
+MALFORMED_ERRORS = frozenset({501, 502, 503, 505})
+
+
+class ConfirmChannel:
+    """Publishes and accounts. All callbacks run on the connection's loop and must not raise.
+
+    ``on_confirmed(keys)`` and ``on_settled(outcomes)`` are called in batches, as the broker answers;
+    ``on_ended(answered, why)`` once, after everything pending was settled: ``answered`` tells whether the broker
+    ever settled anything on this channel, so that a caller can tell a bad message from a bad connection.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_channel",
+        "_ended",
+        "_on_confirmed",
+        "_on_ended",
+        "_on_latency",
+        "_on_settled",
+        "window",
+    )
+
+    def __init__(
+        self,
+        channel: Any,
+        window: Window[Outgoing],
+        *,
+        on_confirmed: Callable[[list[Hashable]], None],
+        on_settled: Callable[[list[Settled]], None],
+        on_ended: Callable[[bool, str], None],
+        on_latency: Callable[[float], None],
+    ) -> None:
+        self.window = window
+        self._channel = channel
+        self._on_confirmed = on_confirmed
+        self._on_settled = on_settled
+        self._on_ended = on_ended
+        self._on_latency = on_latency
+        self._answered = False
+        self._ended = False
+
+    @classmethod
+    async def open(
+        cls,
+        connection: Any,
+        window: Window[Outgoing],
+        *,
+        timeout_seconds: float,
+        on_confirmed: Callable[[list[Hashable]], None],
+        on_settled: Callable[[list[Settled]], None],
+        on_ended: Callable[[bool, str], None],
+        on_latency: Callable[[float], None],
+    ) -> ConfirmChannel:
+        """A channel in confirm mode on that connection. Raises BrokerUnreachable."""
+        channel = await open_channel(connection, timeout_seconds=timeout_seconds)
+        self = cls(
+            channel,
+            window,
+            on_confirmed=on_confirmed,
+            on_settled=on_settled,
+            on_ended=on_ended,
+            on_latency=on_latency,
+        )
+        selected: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def on_select_ok(_: object) -> None:
+            if not selected.done():
+                selected.set_result(None)
+
+        def on_close(_: object, error: Exception) -> None:
+            if not selected.done():
+                selected.set_exception(error)
+            self.end(error)
+
+        channel.add_on_return_callback(self._returned)
+        channel.add_on_close_callback(on_close)
+        address = f"{connection.params.host}:{connection.params.port}"
+        try:
+            channel.confirm_delivery(self._answer, callback=on_select_ok)
+            async with asyncio.timeout(timeout_seconds):
+                await selected
+        except (exceptions.AMQPError, TimeoutError) as error:
+            raise BrokerUnreachable(address, f"no confirm mode: {describe(error)}") from error
+        return self
+
+    @property
+    def answered(self) -> bool:
+        """Whether the broker has settled anything here: the path to it and back works."""
+        return self._answered
+
+    def publish(self, outgoing: Outgoing) -> Settled | None:
+        """Hand one message to the broker; None when it is on its way, else why it could not be."""
+        try:
+            self._channel.basic_publish(
+                outgoing.exchange,
+                outgoing.routing_key,
+                outgoing.body,
+                BasicProperties(
+                    content_type=outgoing.content_type,
+                    headers=outgoing.headers or None,
+                    delivery_mode=PERSISTENT,
+                    message_id=outgoing.message_id,
+                    type=outgoing.type or None,
+                ),
+                mandatory=True,
+            )
+        except (exceptions.ChannelWrongStateError, exceptions.ConnectionWrongStateError) as error:
+            return Settled(outgoing.key, Outcome.UNKNOWN, f"not published: {describe(error)}")
+        except (exceptions.AMQPError, AssertionError, ValueError, TypeError, OverflowError, struct.error) as error:
+            # pika encodes the whole message before it writes a byte, so nothing of it has gone out.
+            return Settled(outgoing.key, Outcome.REFUSED, f"cannot be encoded for AMQP: {error!r}"[:500])
+        self.window.add(outgoing, outgoing.message_id, len(outgoing.body), time.monotonic())
+        return None
+
+    def end(self, error: BaseException) -> None:
+        """The channel is no more: settle what is pending. Only the first call counts."""
+        if self._ended:
+            return
+        self._ended = True
+        pending = self.window.close()
+        why = describe(error)
+        if len(pending) == 1 and (outcome := _blame(error)) is not None:
+            self._answered = True
+            self._on_settled([Settled(pending[0].key, outcome, why)])
+        elif pending:
+            self._on_settled([Settled(each.key, Outcome.UNKNOWN, f"no confirm: {why}") for each in pending])
+        self._on_ended(self._answered, why)
+
+    def _answer(self, frame: Any) -> None:
+        if self._ended:
+            return
+        method = frame.method
+        window = self.window
+        self._answered = True
+        if isinstance(method, spec.Basic.Ack):
+            self._on_latency(window.age_of(method.delivery_tag, time.monotonic()))
+            confirmed, unroutable = window.ack(method.delivery_tag, multiple=method.multiple)
+            if confirmed:
+                self._on_confirmed([each.key for each in confirmed])
+            if unroutable:
+                self._on_settled([Settled(each.key, Outcome.UNROUTABLE, why) for each, why in unroutable])
+            return
+        nacked = window.nack(method.delivery_tag, multiple=method.multiple)
+        if nacked:
+            why = "nacked by the broker: a queue is full or has no majority"
+            self._on_settled([Settled(each.key, Outcome.NACKED, why) for each in nacked])
+
+    def _returned(self, _: object, method: Any, properties: Any, __: object) -> None:
+        if not self._ended and properties.message_id is not None:
+            where = f"exchange {method.exchange!r}, routing key {method.routing_key!r}"
+            self.window.returned(properties.message_id, f"{method.reply_code} {method.reply_text}: {where}")
+
+
+def _blame(error: BaseException) -> Outcome | None:
+    """What the end of the channel says of the only message in flight; None when it says nothing."""
+    if isinstance(error, exceptions.ChannelClosedByBroker):
+        return Outcome.NO_EXCHANGE if error.reply_code in ROUTE_ERRORS else Outcome.REFUSED
+    if isinstance(error, exceptions.ConnectionClosedByBroker) and error.reply_code in MALFORMED_ERRORS:
+        return Outcome.REFUSED
+    return None

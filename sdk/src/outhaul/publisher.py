@@ -1,0 +1,386 @@
+"""Publishes with confirms over one connection that mends itself. Unknown is never treated as sent.
+
+A publisher starts without the broker, reconnects with full jitter, and proves each new connection with a single
+message before it fills the window again: a broker in memory alarm accepts connections and then reads nothing. It never
+consumes: a blocked connection delivers nothing either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from outhaul.backoff import Backoff
+from outhaul.broker import abort_connection, close_connection, describe, open_connection
+from outhaul.confirm_channel import ConfirmChannel
+from outhaul.errors import BrokerUnreachable, ConfigurationError, ForkedProcess
+from outhaul.outgoing import Outcome, Outgoing, Settled
+from outhaul.settings import BrokerSettings
+from outhaul.window import Window
+
+__all__ = ["Outcome", "Outgoing", "Publisher", "PublisherState", "Settled"]
+
+_log = logging.getLogger(__name__)
+
+WINDOW_MESSAGES = 500
+WINDOW_BYTES = 8 * 1024 * 1024
+CONFIRM_TIMEOUT_SECONDS = 30.0
+CLOSE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherState:
+    """How the publisher stands: ``starting``, ``connected``, ``blocked``, ``disconnected`` or ``closed``.
+
+    ``detail`` says why in words, ``unconfirmed`` counts messages in flight, ``proven`` whether the broker has
+    answered on this connection.
+    """
+
+    status: str
+    detail: str
+    unconfirmed: int
+    proven: bool
+
+
+def _nothing(*_: object) -> None:
+    """A callback nobody asked for."""
+
+
+class Publisher:
+    """One window of unconfirmed messages over one connection. ``async with`` starts it and drains it.
+
+    Two ways to use it, never at once: ``await send()`` for single messages, or ``publish()`` while ``has_room()``,
+    with the outcomes coming to ``on_confirmed(keys)`` (the many that went well) and ``on_settled(outcomes)`` (all
+    others; without ``on_confirmed`` the good ones too) in batches. ``on_change()`` is called when connection or room
+    may have changed. The callbacks run on the event loop, must be quick and must not raise: an exception there closes
+    the connection.
+
+    ``confirm_timeout_seconds`` bounds the wait for a confirm; past it the link counts as half-open and is
+    dropped. A blocked broker has ``blocked_timeout_seconds`` of its settings instead.
+    """
+
+    def __init__(
+        self,
+        broker: BrokerSettings | str,
+        *,
+        on_settled: Callable[[Sequence[Settled]], None] | None = None,
+        on_confirmed: Callable[[list[Hashable]], None] | None = None,
+        on_change: Callable[[], None] | None = None,
+        window_messages: int = WINDOW_MESSAGES,
+        window_bytes: int = WINDOW_BYTES,
+        confirm_timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
+        name: str = "outhaul publisher",
+        on_latency: Callable[[float], None] | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        if window_messages < 1:
+            raise ConfigurationError("window_messages", window_messages, "must be at least 1")
+        if window_bytes < 1:
+            raise ConfigurationError("window_bytes", window_bytes, "must be at least 1")
+        if confirm_timeout_seconds <= 0:
+            raise ConfigurationError("confirm_timeout_seconds", confirm_timeout_seconds, "must be above 0")
+        self._settings = BrokerSettings.parse(broker)
+        self._window_messages = window_messages
+        self._window_bytes = window_bytes
+        self._confirm_timeout_seconds = confirm_timeout_seconds
+        self._name = name
+        self._notify_settled = on_settled or _nothing
+        self._notify_confirmed = on_confirmed or self._confirm_as_settled
+        self._notify_change = on_change or _nothing
+        self._on_latency = on_latency or _nothing
+        self._backoff = backoff or Backoff(base_seconds=0.1, cap_seconds=5.0)
+        self._connection: Any = None
+        self._channel: ConfirmChannel | None = None
+        self._blocked = ""
+        self._why = "not started"
+        self._closing = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._alone = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._pid = os.getpid()
+        self.connections_lost = 0
+
+    async def __aenter__(self) -> Self:
+        """Start connecting; does not wait for the broker."""
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for outstanding confirms, bounded, and close."""
+        await self.close()
+
+    @property
+    def settings(self) -> BrokerSettings:
+        """Where it publishes to."""
+        return self._settings
+
+    @property
+    def state(self) -> PublisherState:
+        """How it stands now."""
+        channel = self._channel
+        unconfirmed = len(channel.window) if channel else 0
+        if self._closing.is_set():
+            return PublisherState("closed", "", unconfirmed, proven=False)
+        if channel is None:
+            status = "starting" if self._why in {"not started", "connecting"} else "disconnected"
+            return PublisherState(status, self._why, 0, proven=False)
+        if self._blocked:
+            return PublisherState("blocked", self._blocked, unconfirmed, proven=channel.answered)
+        return PublisherState("connected", "", unconfirmed, proven=channel.answered)
+
+    @property
+    def unconfirmed(self) -> int:
+        """How many messages are in flight."""
+        return len(self._channel.window) if self._channel else 0
+
+    def has_room(self, size_bytes: int = 0) -> bool:
+        """Whether a message of that size may be published now: connected, not blocked, room in the window."""
+        channel = self._channel
+        if channel is None or self._blocked:
+            return False
+        if not channel.answered and len(channel.window):
+            return False
+        return channel.window.has_room(size_bytes)
+
+    def publish(self, outgoing: Outgoing) -> Settled | None:
+        """Hand over one message after ``has_room()``; None when it is on its way, else why it is not.
+
+        The outcome of a message on its way comes to the callbacks, always, and once.
+        """
+        channel = self._channel
+        if channel is None:
+            return Settled(outgoing.key, Outcome.UNKNOWN, f"not published: {self._why}")
+        return channel.publish(outgoing)
+
+    async def send(self, outgoing: Outgoing, *, timeout_seconds: float) -> Settled:
+        """Publish one message and wait for what became of it, the broker's absence included, up to the deadline.
+
+        A message whose channel was closed by another message's fault is sent again alone; so each outcome is the
+        message's own. UNKNOWN after the deadline: it may have arrived. Raises ForkedProcess.
+        """
+        if os.getpid() != self._pid:
+            raise ForkedProcess("this publisher was started before a fork; start one in the child process")
+        settled = Settled(outgoing.key, Outcome.UNKNOWN, f"not sent within {timeout_seconds:g} s")
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                settled = await self._attempt(outgoing)
+                while settled.outcome is Outcome.UNKNOWN and not self._closing.is_set():
+                    async with self._alone:
+                        await self._wait_until(lambda: self.unconfirmed == 0 and self.has_room())
+                        settled = await self._attempt(outgoing)
+        except TimeoutError:
+            why = self.state.detail or settled.detail
+            return Settled(outgoing.key, Outcome.UNKNOWN, f"no confirm within {timeout_seconds:g} s: {why}")
+        return settled
+
+    def start(self) -> None:
+        """Begin to connect in the background. Needs the running loop."""
+        if os.getpid() != self._pid:
+            raise ForkedProcess("this publisher was made before a fork; make one in the child process")
+        if self._task is None:
+            loop = asyncio.get_running_loop()
+            self._why = "connecting"
+            self._task = loop.create_task(self._run(), name=f"{self._name}: connection")
+            self._watch = loop.create_task(self._watch_deadline(), name=f"{self._name}: confirm deadline")
+
+    async def close(self, *, drain_seconds: float = CLOSE_SECONDS) -> None:
+        """Wait up to ``drain_seconds`` for outstanding confirms, then close; what is left settles as UNKNOWN."""
+        if self._task is None:
+            self._closing.set()
+            return
+        try:
+            async with asyncio.timeout(drain_seconds):
+                await self._wait_until(lambda: self.unconfirmed == 0)
+        except TimeoutError:
+            _log.warning("closing with %d messages unconfirmed: they are not sent", self.unconfirmed)
+        self._closing.set()
+        self._ended.set()
+        self._settled.set()
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.gather(self._task, *([self._watch] if self._watch else []), return_exceptions=True)
+
+    def drop(self, why: str) -> None:
+        """End the connection now, without asking the broker; everything in flight is UNKNOWN."""
+        channel, connection = self._channel, self._connection
+        if channel is not None:
+            channel.end(BrokerUnreachable(self._settings.address, why))
+        if connection is not None:
+            abort_connection(connection, why)
+
+    async def _attempt(self, outgoing: Outgoing) -> Settled:
+        """Publish when there is room and wait for the outcome."""
+        await self._wait_until(lambda: self.has_room(len(outgoing.body)))
+        waiter: asyncio.Future[Settled] = asyncio.get_running_loop().create_future()
+        at_once = self.publish(
+            Outgoing(
+                key=_Waiter(waiter),
+                exchange=outgoing.exchange,
+                routing_key=outgoing.routing_key,
+                body=outgoing.body,
+                message_id=outgoing.message_id,
+                type=outgoing.type,
+                content_type=outgoing.content_type,
+                headers=outgoing.headers,
+            )
+        )
+        settled = at_once if at_once is not None else await waiter
+        return Settled(outgoing.key, settled.outcome, settled.detail)
+
+    async def _wait_until(self, ready: Callable[[], bool]) -> None:
+        while not ready():
+            if self._closing.is_set():
+                raise TimeoutError("the publisher is closing")
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._ended.clear()
+                connection = await open_connection(
+                    self._settings, name=self._name, on_closed=self._closed, on_blocked=self._block
+                )
+            except (BrokerUnreachable, ConfigurationError) as error:
+                # A password file that is being rotated is unreadable for a moment: an outage, like the broker's own.
+                self._report(str(error))
+            else:
+                self._connection = connection
+                try:
+                    await self._serve(connection)
+                finally:
+                    self._connection = None
+                    self._blocked = ""
+                    await close_connection(connection, timeout_seconds=CLOSE_SECONDS)
+            await self._pause()
+
+    async def _serve(self, connection: Any) -> None:
+        """Keep a confirm channel open on the connection until either of the two ends."""
+        while connection.is_open and not self._closing.is_set():
+            self._ended.clear()
+            try:
+                channel = await ConfirmChannel.open(
+                    connection,
+                    Window(max_messages=self._window_messages, max_bytes=self._window_bytes),
+                    timeout_seconds=self._confirm_timeout_seconds,
+                    on_confirmed=self._confirmed,
+                    on_settled=self._outcomes,
+                    on_ended=self._channel_ended,
+                    on_latency=self._on_latency,
+                )
+            except BrokerUnreachable as error:
+                self._report(str(error))
+                return
+            if not connection.is_open:
+                return
+            self._channel = channel
+            self._changed()
+            await self._ended.wait()
+            self._channel = None
+            if not channel.answered:
+                # Nothing came back on it: the next one would likely fare no better at once.
+                await self._pause()
+
+    async def _pause(self) -> None:
+        if self._closing.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._backoff.next_seconds()):
+                await self._closing.wait()
+        except TimeoutError:
+            return
+
+    async def _watch_deadline(self) -> None:
+        """A confirm overdue means a link that is half-open: the heartbeat would notice only much later."""
+        interval = min(1.0, self._confirm_timeout_seconds / 4)
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(interval):
+                    await self._closing.wait()
+            except TimeoutError:
+                channel = self._channel
+                if channel is None or self._blocked:
+                    continue
+                if channel.window.overdue(time.monotonic(), self._confirm_timeout_seconds):
+                    self.drop(f"no confirm within {self._confirm_timeout_seconds:g} s")
+
+    def _confirmed(self, keys: list[Hashable]) -> None:
+        self._backoff.reset()
+        rest = [key for key in keys if type(key) is not _Waiter]
+        if len(rest) != len(keys):
+            for key in keys:
+                if isinstance(key, _Waiter):
+                    key.settle(Settled(key, Outcome.CONFIRMED))
+        if rest:
+            self._notify_confirmed(rest)
+        self._changed()
+
+    def _outcomes(self, outcomes: list[Settled]) -> None:
+        rest = []
+        for settled in outcomes:
+            if isinstance(settled.key, _Waiter):
+                settled.key.settle(settled)
+            else:
+                rest.append(settled)
+        if rest:
+            self._notify_settled(rest)
+        self._changed()
+
+    def _confirm_as_settled(self, keys: list[Hashable]) -> None:
+        self._notify_settled([Settled(key, Outcome.CONFIRMED) for key in keys])
+
+    def _channel_ended(self, answered: bool, why: str) -> None:
+        self._channel = None
+        if answered:
+            self._backoff.reset()
+        if not self._closing.is_set():
+            self._report(why)
+        self._ended.set()
+        self._changed()
+
+    def _closed(self, error: Exception) -> None:
+        if not self._closing.is_set():
+            self.connections_lost += 1
+            self._report(describe(error))
+        self._ended.set()
+
+    def _block(self, blocked: bool, why: str) -> None:
+        self._blocked = (why or "blocked") if blocked else ""
+        if blocked:
+            _log.warning("broker %s takes no messages: %s", self._settings.address, why)
+        else:
+            _log.info("broker %s takes messages again", self._settings.address)
+        self._changed()
+
+    def _report(self, why: str) -> None:
+        """Say once why there is no connection; the same reason again and again would only fill the log."""
+        if why != self._why:
+            _log.warning("not publishing to %s: %s", self._settings.address, why)
+        self._why = why
+
+    def _changed(self) -> None:
+        self._settled.set()
+        self._notify_change()
+
+
+class _Waiter:
+    """The key of a message whose sender awaits it."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Settled]) -> None:
+        self._future = future
+
+    def settle(self, settled: Settled) -> None:
+        if not self._future.done():
+            self._future.set_result(settled)
