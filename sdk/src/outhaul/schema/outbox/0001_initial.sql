@@ -49,7 +49,6 @@ CREATE TABLE outbox (
 -- One column says when a row may next be taken, so one index answers every claim.
 CREATE INDEX outbox_available ON outbox (available_at, seq) WHERE status = 'pending';
 CREATE INDEX outbox_parked ON outbox (message_id) WHERE status = 'parked';
-CREATE INDEX outbox_aggregate ON outbox (aggregate_id);
 
 -- Every message sent and when. The default partition is the net under a missing day: it never stops the marking.
 CREATE TABLE outbox_sent (
