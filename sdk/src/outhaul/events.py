@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring as _quote
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +23,6 @@ from outhaul.message import JSON
 
 CLOUDEVENTS_JSON = "application/cloudevents+json"
 SEQUENCE_DIGITS = 20
-_quote = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,10 @@ def encode(
     traceparent: str | None = None,
 ) -> bytes:
     """One outbox row as structured CloudEvents JSON. The data's bytes are placed, never parsed again."""
-    time = created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    time = created_at.astimezone(UTC).isoformat(timespec="microseconds")[:-6]
     head = (
-        f'{{"specversion":"1.0","id":"{message_id}","source":{_quote(source)},"type":{_quote(event_type)},'
-        f'"subject":{_quote(aggregate_id)},"time":"{time}","sequence":"{seq:0{SEQUENCE_DIGITS}d}",'
+        f'{{"specversion":"1.0","id":"{message_id}",{_origin(source, event_type)},'
+        f'"subject":{_quote(aggregate_id)},"time":"{time}Z","sequence":"{seq:0{SEQUENCE_DIGITS}d}",'
     )
     if causation_id is not None:
         head += f'"causationid":{_quote(causation_id)},'
@@ -72,6 +73,11 @@ def encode(
     if content_type == JSON:
         return b"".join((head.encode(), b'"data":', payload, b"}"))
     return b"".join((head.encode(), b'"data_base64":"', base64.b64encode(payload), b'"}'))
+
+
+@lru_cache(maxsize=1024)
+def _origin(source: str, event_type: str) -> str:
+    return f'"source":{_quote(source)},"type":{_quote(event_type)}'
 
 
 def decode(body: bytes, headers: Mapping[str, Any] | None = None) -> Event:
