@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 
 HIDDEN = "***"
-_URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]*)://([^\s'\"]*)")
-_KEY_VALUE = re.compile(r"(?i)\b(password|passwd|pwd|sslpassword)(\s*=\s*)('(?:[^'\\]|\\.)*'?|[^\s'\"&]+)")
+# Both end at a space and nowhere earlier: hiding a bracket too many is better than showing half a password.
+_URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://\S*")
+_KEY_VALUE = re.compile(
+    r"""(?i)((?:password|passwd|pwd)(?:\s*=\s*|['"]\s*:\s*))('(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?|\S+)"""
+)
 
 
 def redact(text: str) -> str:
     """Text with the credentials of every URL, the query of every URL and every ``password=`` hidden."""
-    return _KEY_VALUE.sub(rf"\1\2{HIDDEN}", _URL.sub(lambda found: redact_url(found[0]), text))
+    return _KEY_VALUE.sub(rf"\1{HIDDEN}", _URL.sub(lambda found: redact_url(found[0]), text))
 
 
 def redact_url(url: str) -> str:
