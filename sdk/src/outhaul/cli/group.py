@@ -11,8 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from outhaul import errors
-
-FINE, FINDING, USAGE, UNREACHABLE, DEFECT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+from outhaul.cli.exit_codes import DEFECT, FINDING, FINE, UNREACHABLE, USAGE
 
 _EPILOG = """\b
 Start here:
@@ -94,12 +93,9 @@ class Root(LazyGroup):
         except Exception as error:  # the last line of defence: a person gets no traceback unasked
             if ctx.params.get("debug"):
                 raise
-            click.echo(
-                f"outhaul: unexpected {type(error).__name__}: {error}. This is a defect of outhaul; "
-                "`outhaul --debug ...` shows where it arose.",
-                err=True,
-            )
-            ctx.exit(DEFECT)
+            text, code = _explain(error)
+            click.echo(f"outhaul: {text}", err=True)
+            ctx.exit(code)
 
 
 def exit_code(error: errors.OuthaulError) -> int:
@@ -113,6 +109,17 @@ def exit_code(error: errors.OuthaulError) -> int:
     if isinstance(error, errors.ConfigurationError):
         return USAGE
     return FINDING
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    # psycopg is not imported unless a command has done so: `outhaul --help` is to be quick.
+    psycopg = sys.modules.get("psycopg")
+    if psycopg is not None and isinstance(error, psycopg.Error):
+        from outhaul.cli.driver_errors import explain  # noqa: PLC0415 - imports psycopg
+
+        return explain(error)
+    text = f"unexpected {type(error).__name__}: {error}. This is a defect; `outhaul --debug ...` shows where."
+    return text, DEFECT
 
 
 COMMANDS: Final[Mapping[str, Lazy]] = {

@@ -8,7 +8,7 @@ import click
 
 from outhaul import schema_apply
 from outhaul.cli import options
-from outhaul.cli.group import FINDING
+from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import write_json, write_table
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
