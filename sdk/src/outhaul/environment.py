@@ -92,8 +92,10 @@ class Environment:
         names = frozenset(_DEFAULTS if known is None else known)
         sentences = []
         for name in sorted(set(self._values) - names):
-            near = nearest(name, names)
-            sentences.append(f"{name} is set and nothing reads it" + (f"; did you mean {near}?" if near else ""))
+            # Compared without the prefix all share, which would make anything look near to anything.
+            near = nearest(name.removeprefix(PREFIX), [known_name.removeprefix(PREFIX) for known_name in names])
+            meant = f"; did you mean {PREFIX}{near}?" if near else ""
+            sentences.append(f"{name} is set and nothing reads it{meant}")
         return sentences
 
     def _files(self, name: str) -> dict[str, str | None]:

@@ -236,3 +236,14 @@ class Metrics:
         self.registry = registry
         for instrument in self.instruments():
             instrument.register(client, registry)
+
+
+def reference_page() -> str:
+    """Every metric as a Markdown table, as docs/reference/metrics.md holds it."""
+    rows = []
+    for instrument in Metrics.off().instruments():
+        labels = ", ".join(
+            f"`{label}`" + (f" ({', '.join(values)})" if values else "") for label, values in instrument.labels.items()
+        )
+        rows.append(f"| `{instrument.name}` | {instrument.kind} | {labels} | {instrument.meaning} |")
+    return "\n".join(("| name | kind | labels | meaning |", "|---|---|---|---|", *rows)) + "\n"

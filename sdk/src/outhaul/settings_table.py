@@ -66,6 +66,23 @@ SETTINGS: tuple[Setting, ...] = (
     *_files("OUTHAUL_MANAGEMENT", "the management API", "command"),
     *_database("OUTHAUL_ORDER_DATABASE", "the order function's database", "order, command"),
     *_database("OUTHAUL_WAYBILL_DATABASE", "the waybill function's database", "waybill, command"),
+    *_database("OUTHAUL_OUTBOX_DATABASE", "any producer's database, before the order function's", "command"),
+    *_database("OUTHAUL_INBOX_DATABASE", "any consumer's database, before the waybill function's", "command"),
+    Setting(
+        "OUTHAUL_ACTOR",
+        "text",
+        None,
+        "who acts, as the record of redrives and discards shows it; else user@host",
+        "command",
+    ),
+    Setting("OUTHAUL_HOME", "path", ".outhaul", "where local mode keeps its data, logs and env file", "local mode"),
+    Setting(
+        "OUTHAUL_RABBITMQ_SERVER",
+        "path",
+        None,
+        "the rabbitmq-server local mode starts; else found on PATH",
+        "local mode",
+    ),
     Setting(
         "OUTHAUL_ALERT_WEBHOOK_URL",
         "http[s] URL",
@@ -91,3 +108,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("OUTHAUL_TEST_MANAGEMENT_URL", "http URL", None, "that broker's management API", "tests"),
 )
+
+
+def reference_page() -> str:
+    """The table as Markdown, as docs/reference/settings.md holds it."""
+    rows = [
+        f"| `{setting.name}` | {setting.form} | {'' if setting.default is None else f'`{setting.default}`'} "
+        f"| {setting.meaning} | {setting.used_by} |"
+        for setting in SETTINGS
+    ]
+    return "\n".join(("| variable | form | default | meaning | used by |", "|---|---|---|---|---|", *rows)) + "\n"
