@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS retention (
 -- Makes the partitions from yesterday until `days_ahead` from now that are missing; returns how many it made. A day whose rows
 -- already lie in the default partition is left there: attaching would fail, and the rows are safe where they are.
 CREATE OR REPLACE FUNCTION outhaul_make_partitions(target text, days_ahead integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s'
+LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s'
 AS $$
 DECLARE
     today   date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
@@ -84,29 +84,31 @@ BEGIN
 END
 $$;
 
--- The smallest message id of a day (UTC): its milliseconds since the epoch, then zeros.
+-- The smallest message id of a day (UTC): its milliseconds since the epoch, then zeros. No id is older than the epoch; a
+-- negative number's hexadecimal would be the largest.
 CREATE OR REPLACE FUNCTION outhaul_first_id(day date) RETURNS uuid
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT (lpad(to_hex((day - DATE '1970-01-01')::bigint * 86400000), 12, '0') || repeat('0', 20))::uuid
+    SELECT (lpad(to_hex(greatest(day - DATE '1970-01-01', 0)::bigint * 86400000), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 -- Drops the partitions that lie wholly before now - keep_days; returns how many. Remembers up to when it forgot, so that
 -- nothing older is ever taken for new, whatever the retention is set to later.
 CREATE OR REPLACE FUNCTION outhaul_drop_partitions(target text, keep_days integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s'
+LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '2s'
 AS $$
 DECLARE
-    oldest  date := (clock_timestamp() AT TIME ZONE 'UTC')::date - keep_days;
+    oldest  date;
     child   record;
     dropped integer := 0;
 BEGIN
     IF target NOT IN ('outbox_sent', 'inbox') THEN
         RAISE EXCEPTION 'outhaul_drop_partitions: % is no partitioned table of Outhaul', target;
     END IF;
-    IF keep_days < 1 THEN
-        RAISE EXCEPTION 'outhaul_drop_partitions: keep_days is %, below 1', keep_days;
+    IF keep_days NOT BETWEEN 1 AND 36500 THEN
+        RAISE EXCEPTION 'outhaul_drop_partitions: keep_days is %, not between 1 and 36500', keep_days;
     END IF;
+    oldest := (clock_timestamp() AT TIME ZONE 'UTC')::date - keep_days;
     PERFORM pg_advisory_xact_lock(hashtextextended('outhaul partitions ' || target, 0));
     INSERT INTO retention (table_name, forgotten_before) VALUES (target, oldest::timestamp AT TIME ZONE 'UTC')
     ON CONFLICT (table_name) DO UPDATE
@@ -126,3 +128,12 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION outhaul_make_partitions(text, integer), outhaul_drop_partitions(text, integer) FROM PUBLIC;
+
+-- Temporary tables last: unnamed they are searched first, and a caller's own `retention` would be written, and its triggers
+-- run, with the owner's rights.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION outhaul_make_partitions(text, integer) SET search_path = %I, pg_temp', current_schema());
+    EXECUTE format('ALTER FUNCTION outhaul_drop_partitions(text, integer) SET search_path = %I, pg_temp', current_schema());
+END
+$$;
