@@ -1,0 +1,52 @@
+"""The order function's settings, read once at its start and refused early, with the way out in the message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from outhaul.environment import Environment
+from outhaul.settings import BrokerSettings, DatabaseSettings
+
+HTTP_PORT = 8080
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderConfig:
+    """Everything the order function can be told. Docs: docs/reference/settings.md."""
+
+    database: DatabaseSettings
+    broker: BrokerSettings
+    http_host: str
+    http_port: int
+    max_body_bytes: int
+    pool_size: int
+    database_timeout_seconds: float
+    prepared_statements: bool
+    keep_keys_seconds: float
+    drain_seconds: float
+    alert_webhook_url: str | None
+    log_level: str
+    log_format: str
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def from_environment(cls, values: Mapping[str, str]) -> OrderConfig:
+        """From a mapping such as ``os.environ``. Raises ConfigurationError naming the variable."""
+        env = Environment(values)
+        return cls(
+            database=env.database("OUTHAUL_ORDER_DATABASE_URL"),
+            broker=env.broker("OUTHAUL_AMQP_URL"),
+            http_host=env.text("OUTHAUL_HTTP_HOST"),
+            http_port=env.integer("OUTHAUL_HTTP_PORT", HTTP_PORT, most=65535),
+            max_body_bytes=env.integer("OUTHAUL_HTTP_MAX_BODY_BYTES", least=1024, most=8 * 1024 * 1024),
+            pool_size=env.integer("OUTHAUL_DATABASE_POOL_SIZE", least=1, most=500),
+            database_timeout_seconds=env.duration("OUTHAUL_DATABASE_TIMEOUT", least=0.1, most=60),
+            prepared_statements=env.flag("OUTHAUL_DATABASE_PREPARED_STATEMENTS"),
+            keep_keys_seconds=env.duration("OUTHAUL_IDEMPOTENCY_KEEP", least=60, most=90 * 86400),
+            drain_seconds=env.duration("OUTHAUL_DRAIN_TIMEOUT", least=1, most=3600),
+            alert_webhook_url=env.text_or_none("OUTHAUL_ALERT_WEBHOOK_URL"),
+            log_level=env.text("OUTHAUL_LOG_LEVEL"),
+            log_format=env.text("OUTHAUL_LOG_FORMAT"),
+            warnings=tuple(env.warn_unknown()),
+        )

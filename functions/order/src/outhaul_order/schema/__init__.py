@@ -1,0 +1,3 @@
+"""SQL of the order function's own tables: `orders`, `idempotency_keys`. Numbered, forward only."""
+
+REQUIRES = ("outbox",)
