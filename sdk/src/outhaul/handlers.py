@@ -48,10 +48,8 @@ class Registry:
 
     def add(self, event_type: str, function: Callable[[Any, Any], Any], *, data: Any, batch: bool) -> None:
         """Register; raises ConfigurationError for a second handler of a type, or sync and async mixed."""
-        if not isinstance(event_type, str) or not event_type:
-            raise ConfigurationError(
-                "handler type", event_type, "write the CloudEvents type, such as shop.order.created.v1"
-            )
+        if not event_type:
+            raise ConfigurationError("handler type", event_type, "write the CloudEvents type: shop.order.created.v1")
         if event_type in self._handlers:
             raise ConfigurationError("handler type", event_type, "has a handler already; one function takes one type")
         is_async = _is_async(function)
@@ -69,12 +67,22 @@ class Registry:
         if handler is not None:
             return handler
         known = ", ".join(sorted(self._handlers)) or "none"
-        stem = _VERSION.match(event_type)
-        if stem and any(name.startswith(f"{stem[1]}.v") and _VERSION.match(name) for name in self._handlers):
-            raise InvalidMessage(
-                Reason.UNKNOWN_VERSION, f"no handler for {event_type[:200]!r}; this consumer takes {known}"
-            )
-        raise InvalidMessage(Reason.UNKNOWN_TYPE, f"no handler for {event_type[:200]!r}; this consumer takes {known}")
+        detail = f"no handler for {event_type[:200]!r}; this consumer takes {known}"
+        raise InvalidMessage(Reason.UNKNOWN_VERSION if self._has_sibling(event_type) else Reason.UNKNOWN_TYPE, detail)
+
+    def _has_sibling(self, event_type: str) -> bool:
+        stem = _stem(event_type)
+        return stem is not None and any(_stem(name) == stem for name in self._handlers)
+
+
+def _is_async(function: Any) -> bool:
+    """A coroutine function, or an object whose ``__call__`` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _stem(event_type: str) -> str | None:
+    version = _VERSION.match(event_type)
+    return version[1] if version else None
 
 
 def decode_data(handler: Handler, raw: Any) -> Any:
