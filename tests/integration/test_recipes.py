@@ -1,0 +1,119 @@
+"""The code in docs/recipes does what the page says: it is taken from the page and run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+
+from outhaul import Event, Outbox
+from outhaul.ids import first_at
+
+RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+OUTBOX = Outbox(exchange="shop.events")
+
+
+def code_of(page: str, **names: object) -> Any:
+    """The Python blocks of a recipe, run with ``names`` defined; what they define, as attributes."""
+    text = (RECIPES / page).read_text(encoding="utf-8")
+    defined: dict[str, Any] = dict(names)
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        exec(compile(block, page, "exec"), defined)
+    return SimpleNamespace(**defined)
+
+
+@pytest.fixture
+def conn(outbox_dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(outbox_dsn, autocommit=True) as connection:
+        yield connection
+
+
+def count(conn: psycopg.Connection[Any], table: str) -> int:
+    row = conn.execute(f"SELECT count(*) FROM {table}").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+class TestBackfill:
+    @pytest.fixture
+    def orders(self, conn: psycopg.Connection[Any]) -> datetime:
+        """2,500 old orders and 10 that were placed since; the instant between them."""
+        conn.execute(
+            "CREATE TABLE orders (order_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+            "customer text NOT NULL, placed_at timestamptz NOT NULL)"
+        )
+        switched = datetime.now(UTC)
+        for many, placed_at in ((2500, switched - timedelta(days=400)), (10, switched + timedelta(seconds=1))):
+            conn.execute(
+                "INSERT INTO orders (customer, placed_at) SELECT 'c' || n, %s FROM generate_series(1, %s) AS n",
+                (placed_at, many),
+            )
+        return switched
+
+    def test_every_old_order_gets_one_message_and_no_new_one_does(
+        self, conn: psycopg.Connection[Any], orders: datetime
+    ) -> None:
+        recipe = code_of("backfill.md")
+        assert recipe.backfill(conn, OUTBOX, before=orders, page=400, most_pending=10_000) == 2500
+        ids = conn.execute("SELECT aggregate_id::bigint FROM outbox ORDER BY seq").fetchall()
+        assert [i for (i,) in ids] == list(range(1, 2501))
+
+    def test_a_second_run_records_nothing(self, conn: psycopg.Connection[Any], orders: datetime) -> None:
+        recipe = code_of("backfill.md")
+        recipe.backfill(conn, OUTBOX, before=orders, page=1000, most_pending=10_000)
+        assert recipe.backfill(conn, OUTBOX, before=orders, page=1000, most_pending=10_000) == 0
+        assert count(conn, "outbox") == 2500
+
+    def test_it_waits_while_too_many_rows_are_pending(self, conn: psycopg.Connection[Any], orders: datetime) -> None:
+        recipe = code_of("backfill.md")
+        recipe.backfill(conn, OUTBOX, before=orders, page=1000, most_pending=10_000)
+        recipe.wait_for_room(conn, 2500)
+        with pytest.raises(TimeoutError, match="is a sender running"):
+            recipe.wait_for_room(conn, 2499, deadline_seconds=0)
+
+
+def test_a_large_payload_is_stored_with_the_order_and_named_in_the_message(conn: psycopg.Connection[Any]) -> None:
+    recipe = code_of("large-payloads.md")
+    conn.execute(recipe.DOCUMENTS)
+    body = b"x" * 100_000
+    with conn.transaction():
+        recipe.attach(conn, OUTBOX, "42", body)
+    row = conn.execute("SELECT payload, length(payload) FROM outbox").fetchone()
+    assert row is not None
+    data = json.loads(row[0])
+    assert row[1] < 1000
+    assert data["sha256"] == hashlib.sha256(body).hexdigest()
+    stored = conn.execute(
+        "SELECT body FROM documents WHERE document_id = %s", (data["document"].removeprefix("/documents/"),)
+    ).fetchone()
+    assert stored == (body,)
+
+
+def test_a_stale_message_changes_nothing(conn: psycopg.Connection[Any]) -> None:
+    recipe = code_of("ordering.md")
+    conn.execute(recipe.ADDRESSES)
+    for sequence, address in ((7, "old street"), (9, "new street"), (8, "in between"), (9, "new street")):
+        recipe.keep_newest(address_changed(sequence, address), conn)
+    assert conn.execute("SELECT address, sequence FROM addresses").fetchall() == [("new street", 9)]
+
+
+def address_changed(sequence: int, address: str) -> Event:
+    return Event(
+        id=first_at(datetime.now(UTC)),
+        type="shop.order.address-changed.v1",
+        source="shop.events",
+        time=None,
+        subject="order 1",
+        sequence=sequence,
+        causation_id=None,
+        traceparent=None,
+        data={"address": address},
+    )
