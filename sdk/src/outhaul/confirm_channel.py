@@ -143,11 +143,13 @@ class ConfirmChannel:
         self._ended = True
         pending = self.window.close()
         why = describe(error)
-        if len(pending) == 1 and (outcome := _blame(error)) is not None:
+        blame = _blame(error)
+        if len(pending) == 1 and blame is not None:
             self._answered = True
-            self._on_settled([Settled(pending[0].key, outcome, why)])
+            self._on_settled([Settled(pending[0].key, blame, why)])
         elif pending:
-            self._on_settled([Settled(each.key, Outcome.UNKNOWN, f"no confirm: {why}") for each in pending])
+            detail, suspect = f"no confirm: {why}", blame is not None
+            self._on_settled([Settled(each.key, Outcome.UNKNOWN, detail, suspect) for each in pending])
         self._on_ended(self._answered, why)
 
     def _answer(self, frame: Any) -> None:
@@ -176,7 +178,7 @@ class ConfirmChannel:
 
 
 def _blame(error: BaseException) -> Outcome | None:
-    """What the end of the channel says of the only message in flight; None when it says nothing."""
+    """What the end of the channel says of a message alone in flight; None when it says nothing of messages."""
     if isinstance(error, exceptions.ChannelClosedByBroker):
         return Outcome.NO_EXCHANGE if error.reply_code in ROUTE_ERRORS else Outcome.REFUSED
     if isinstance(error, exceptions.ConnectionClosedByBroker) and error.reply_code in MALFORMED_ERRORS:

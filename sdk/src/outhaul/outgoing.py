@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from outhaul.events import CLOUDEVENTS_JSON
@@ -27,8 +27,10 @@ class Outcome(Enum):
     """No answer: the connection ended first. It may be in the queue or not, so it is not sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Outgoing(NamedTuple):
     """One message to publish, persistent and mandatory. ``key`` is the caller's own, handed back with the outcome."""
 
     key: Hashable
@@ -38,12 +40,17 @@ class Outgoing:
     message_id: str
     type: str = ""
     content_type: str = CLOUDEVENTS_JSON
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = NO_HEADERS
 
 
 class Settled(NamedTuple):
-    """The outcome of one message; ``detail`` says why it is not CONFIRMED, in words for people."""
+    """The outcome of one message; ``detail`` says why it is not CONFIRMED, in words for people.
+
+    ``suspect`` is True for an UNKNOWN message when the broker closed the channel over one of those in flight:
+    publishing each of them alone finds it.
+    """
 
     key: Hashable
     outcome: Outcome
     detail: str = ""
+    suspect: bool = False

@@ -20,6 +20,7 @@ from outhaul.backoff import Backoff
 from outhaul.broker import abort_connection, close_connection, describe, open_connection
 from outhaul.confirm_channel import ConfirmChannel
 from outhaul.errors import BrokerUnreachable, ConfigurationError, ForkedProcess
+from outhaul.metrics import Metrics
 from outhaul.outgoing import Outcome, Outgoing, Settled
 from outhaul.settings import BrokerSettings
 from outhaul.window import Window
@@ -76,7 +77,7 @@ class Publisher:
         window_bytes: int = WINDOW_BYTES,
         confirm_timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         name: str = "outhaul publisher",
-        on_latency: Callable[[float], None] | None = None,
+        metrics: Metrics | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         if window_messages < 1:
@@ -93,7 +94,7 @@ class Publisher:
         self._notify_settled = on_settled or _nothing
         self._notify_confirmed = on_confirmed or self._confirm_as_settled
         self._notify_change = on_change or _nothing
-        self._on_latency = on_latency or _nothing
+        self._metrics = metrics or Metrics.off()
         self._backoff = backoff or Backoff(base_seconds=0.1, cap_seconds=5.0)
         self._connection: Any = None
         self._channel: ConfirmChannel | None = None
@@ -106,7 +107,6 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._pid = os.getpid()
-        self.connections_lost = 0
 
     async def __aenter__(self) -> Self:
         """Start connecting; does not wait for the broker."""
@@ -125,18 +125,25 @@ class Publisher:
         return self._settings
 
     @property
+    def status(self) -> str:
+        """``starting``, ``connected``, ``blocked``, ``disconnected`` or ``closed``."""
+        if self._closing.is_set():
+            return "closed"
+        if self._channel is None:
+            return "starting" if self._why in {"not started", "connecting"} else "disconnected"
+        return "blocked" if self._blocked else "connected"
+
+    @property
+    def proven(self) -> bool:
+        """Whether the broker has answered on this connection."""
+        return self._channel is not None and self._channel.answered
+
+    @property
     def state(self) -> PublisherState:
         """How it stands now."""
-        channel = self._channel
-        unconfirmed = len(channel.window) if channel else 0
-        if self._closing.is_set():
-            return PublisherState("closed", "", unconfirmed, proven=False)
-        if channel is None:
-            status = "starting" if self._why in {"not started", "connecting"} else "disconnected"
-            return PublisherState(status, self._why, 0, proven=False)
-        if self._blocked:
-            return PublisherState("blocked", self._blocked, unconfirmed, proven=channel.answered)
-        return PublisherState("connected", "", unconfirmed, proven=channel.answered)
+        status = self.status
+        detail = self._blocked if status == "blocked" else self._why if self._channel is None else ""
+        return PublisherState(status, detail, self.unconfirmed, proven=self.proven)
 
     @property
     def unconfirmed(self) -> int:
@@ -260,7 +267,7 @@ class Publisher:
                     await self._serve(connection)
                 finally:
                     self._connection = None
-                    self._blocked = ""
+                    self._block_over()
                     await close_connection(connection, timeout_seconds=CLOSE_SECONDS)
             await self._pause()
 
@@ -276,7 +283,7 @@ class Publisher:
                     on_confirmed=self._confirmed,
                     on_settled=self._outcomes,
                     on_ended=self._channel_ended,
-                    on_latency=self._on_latency,
+                    on_latency=self._metrics.publish_confirm_seconds.observe,
                 )
             except BrokerUnreachable as error:
                 self._report(str(error))
@@ -284,6 +291,7 @@ class Publisher:
             if not connection.is_open:
                 return
             self._channel = channel
+            self._metrics.connected.set(1, role="publisher")
             self._changed()
             await self._ended.wait()
             self._channel = None
@@ -316,6 +324,7 @@ class Publisher:
 
     def _confirmed(self, keys: list[Hashable]) -> None:
         self._backoff.reset()
+        self._metrics.published.inc(len(keys), outcome="confirmed")
         rest = [key for key in keys if type(key) is not _Waiter]
         if len(rest) != len(keys):
             for key in keys:
@@ -328,6 +337,7 @@ class Publisher:
     def _outcomes(self, outcomes: list[Settled]) -> None:
         rest = []
         for settled in outcomes:
+            self._metrics.published.inc(outcome=settled.outcome.value)
             if isinstance(settled.key, _Waiter):
                 settled.key.settle(settled)
             else:
@@ -341,6 +351,7 @@ class Publisher:
 
     def _channel_ended(self, answered: bool, why: str) -> None:
         self._channel = None
+        self._metrics.connected.set(0, role="publisher")
         if answered:
             self._backoff.reset()
         if not self._closing.is_set():
@@ -350,17 +361,23 @@ class Publisher:
 
     def _closed(self, error: Exception) -> None:
         if not self._closing.is_set():
-            self.connections_lost += 1
+            self._metrics.connections_lost.inc(role="publisher")
             self._report(describe(error))
         self._ended.set()
 
     def _block(self, blocked: bool, why: str) -> None:
         self._blocked = (why or "blocked") if blocked else ""
+        self._metrics.broker_blocked.set(int(blocked))
         if blocked:
             _log.warning("broker %s takes no messages: %s", self._settings.address, why)
         else:
             _log.info("broker %s takes messages again", self._settings.address)
         self._changed()
+
+    def _block_over(self) -> None:
+        if self._blocked:
+            self._blocked = ""
+            self._metrics.broker_blocked.set(0)
 
     def _report(self, why: str) -> None:
         """Say once why there is no connection; the same reason again and again would only fill the log."""

@@ -1,0 +1,239 @@
+"""Publisher, pump, marker and feeder, joined: what sends rows of an outbox, whoever runs it and for how long.
+
+The sender runs it for as long as its process lives, `outhaul resend` until nothing is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from outhaul.breaker import Breaker
+from outhaul.feeder import Feeder, Source
+from outhaul.marker import Marker
+from outhaul.metrics import Metrics
+from outhaul.outbox_store import OutboxRow, OutboxStore
+from outhaul.publisher import Publisher, Settled
+from outhaul.pump import Pump, Setback
+from outhaul.sender_settings import SenderSettings
+from outhaul.settings import BrokerSettings, DatabaseSettings
+from outhaul.store_link import TROUBLE, StoreLink
+
+_log = logging.getLogger(__name__)
+
+LAST_WRITES_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTrouble:
+    """A route that takes no messages: which, what the broker says, and for how long (seconds)."""
+
+    exchange: str
+    routing_key: str
+    kind: str
+    reason: str
+    for_seconds: float
+
+
+class Engine:
+    """Sends what ``source`` claims. ``start()``, then ``drain()`` to end in order.
+
+    ``on_parked(setback)`` is called for each row given up on.
+    """
+
+    def __init__(
+        self,
+        database: DatabaseSettings,
+        broker: BrokerSettings,
+        settings: SenderSettings,
+        *,
+        name: str,
+        metrics: Metrics,
+        source: Source | None = None,
+        on_parked: Callable[[Setback], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self.database = database
+        self.metrics = metrics
+        self.work_link = self.link("claiming from the outbox")
+        self.mark_link = self.link("marking what was sent")
+        self.publisher = Publisher(
+            broker,
+            on_confirmed=self._confirmed,
+            on_settled=self._settled,
+            on_change=self._changed,
+            window_messages=settings.window_messages,
+            window_bytes=settings.window_bytes,
+            confirm_timeout_seconds=settings.confirm_timeout_seconds,
+            name=name,
+            metrics=metrics,
+        )
+        self.pump = Pump(
+            self.publisher,
+            least_lease_seconds=settings.confirm_timeout_seconds,
+            on_confirmed=self._mark,
+            on_setback=self._wake,
+            on_trip=self._tripped,
+            on_recovery=self._recovers,
+            on_whole=self._whole,
+        )
+        self.marker = Marker(
+            self.mark_link,
+            flush_rows=settings.flush_rows,
+            flush_seconds=settings.flush_seconds,
+            most_unmarked=settings.unmarked_rows,
+            on_marked=self._marked,
+        )
+        self.feeder = Feeder(
+            self.work_link,
+            self.pump,
+            self.publisher,
+            self.marker,
+            settings,
+            source=source or self._claim,
+            on_parked=on_parked,
+            on_lease_lost=metrics.lease_lost.inc,
+        )
+        self._status = ""
+        self._moved = asyncio.Event()
+        self._feeding: asyncio.Task[None] | None = None
+        self._marking: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running loop; waits for neither the broker nor the database."""
+        loop = asyncio.get_running_loop()
+        self.publisher.start()
+        self._feeding = loop.create_task(self.feeder.run(), name="outhaul: claiming from the outbox")
+        self._marking = loop.create_task(self.marker.run(), name="outhaul: marking what was sent")
+
+    def link(self, role: str) -> StoreLink:
+        """One more connection to the outbox's database, opened when first used."""
+        return StoreLink(
+            self.database,
+            timeout_seconds=self.settings.statement_timeout_seconds,
+            prepared_statements=self.settings.prepared_statements,
+            role=role,
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing in memory, in flight or unmarked."""
+        return self.pump.is_idle and self.marker.unmarked == 0
+
+    def troubles(self) -> tuple[RouteTrouble, ...]:
+        """The routes that take no messages now."""
+        now = time.monotonic()
+        return tuple(
+            RouteTrouble(*breaker.route, breaker.kind, breaker.reason, now - breaker.opened_at)
+            for breaker in self.pump.breakers
+        )
+
+    async def drain(self, seconds: float) -> None:
+        """Claim no more, let what is in flight be confirmed and marked, up to ``seconds``, and close.
+
+        What is not confirmed by then is released, so that another sender need not wait for the lease's end.
+        """
+        deadline = time.monotonic() + seconds
+        self.feeder.stop_taking()
+        if self.publisher.status == "connected":
+            await self._until(lambda: self.pump.waiting == 0, deadline)
+        self.pump.paused = True
+        self.pump.give_back("the sender ended before its turn came", suspects=True)
+        await self.publisher.close(drain_seconds=max(0.1, deadline - time.monotonic()))
+        self.marker.stop()
+        if self._marking is not None:
+            await asyncio.wait({self._marking}, timeout=max(LAST_WRITES_SECONDS, deadline - time.monotonic()))
+        await self._end(self._feeding)
+        await self._end(self._marking)
+        await self._last_writes()
+        if self.marker.unmarked:
+            _log.warning(
+                "%d confirmed rows could not be marked; they will be sent again after their lease",
+                self.marker.unmarked,
+            )
+        await self.work_link.close()
+        await self.mark_link.close()
+
+    async def _last_writes(self) -> None:
+        """Release what was not sent, and let other senders have at once what a broken route held back."""
+        try:
+            async with asyncio.timeout(LAST_WRITES_SECONDS):
+                await self.feeder.write_setbacks()
+                for breaker in self.pump.breakers:
+                    await self._wake_route(breaker)
+        except (TimeoutError, *TROUBLE) as error:
+            _log.debug("rows stay leased until their lease ends: %s", error)
+
+    async def _wake_route(self, breaker: Breaker) -> None:
+        exchange, routing_key = breaker.route
+        await self.work_link.run(lambda store: store.wake_route(exchange, routing_key))
+
+    async def _until(self, ready: Callable[[], bool], deadline: float) -> None:
+        while not ready() and self.publisher.status == "connected":
+            self._moved.clear()
+            try:
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self._moved.wait()
+            except TimeoutError:
+                return
+
+    async def _end(self, task: asyncio.Task[None] | None) -> None:
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task}, timeout=LAST_WRITES_SECONDS)
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("%s failed", task.get_name(), exc_info=error)
+
+    async def _claim(self, store: OutboxStore, limit: int) -> list[OutboxRow]:
+        return await store.claim(limit, self.settings.lease_seconds)
+
+    # The publisher's and pump's callbacks. They are set before pump and feeder exist, hence methods and no lambdas.
+
+    def _confirmed(self, keys: list[Hashable]) -> None:
+        self.pump.confirmed(keys)
+
+    def _settled(self, outcomes: Sequence[Settled]) -> None:
+        self.pump.settled(outcomes)
+
+    def _mark(self, ids: list[UUID], last: OutboxRow) -> None:
+        self.marker.add(ids)
+        # One row of a batch stands for it: observing each would cost more than it tells.
+        self.metrics.commit_to_confirm_seconds.observe(max(0.0, (datetime.now(UTC) - last.created_at).total_seconds()))
+
+    def _marked(self, count: int) -> None:
+        self.metrics.sent.inc(count)
+        self._changed()
+
+    def _changed(self) -> None:
+        status = self.publisher.status
+        if status != self._status:
+            self._status = status
+            if status == "connected":
+                self.feeder.wake.set()
+            else:
+                self.pump.give_back(f"broker {status}: {self.publisher.state.detail}")
+        self.pump.paused = self.marker.is_full
+        self.pump.run()
+        self.feeder.changed()
+        self._moved.set()
+
+    def _wake(self) -> None:
+        self.feeder.wake.set()
+
+    def _tripped(self, breaker: Breaker) -> None:
+        exchange, routing_key = breaker.route
+        _log.warning("exchange %r, routing key %r takes no messages: %s", exchange, routing_key, breaker.reason)
+        self.metrics.breaker_open.set(1, exchange=exchange, routing_key=routing_key)
+
+    def _recovers(self, breaker: Breaker) -> None:
+        _log.info("exchange %r, routing key %r takes messages again", *breaker.route)
+        self.feeder.wake.set()
+
+    def _whole(self, breaker: Breaker) -> None:
+        exchange, routing_key = breaker.route
+        self.metrics.breaker_open.remove(exchange=exchange, routing_key=routing_key)

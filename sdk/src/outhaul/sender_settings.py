@@ -1,0 +1,70 @@
+"""The bounds of a sender, refused early where they contradict each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from outhaul.errors import ConfigurationError
+from outhaul.publisher import CONFIRM_TIMEOUT_SECONDS, WINDOW_BYTES, WINDOW_MESSAGES
+
+# What a flush may take beside its interval: the statement itself, on a database under load.
+FLUSH_ALLOWANCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenderSettings:
+    """How much a sender takes at once, and how long it waits. Times in seconds.
+
+    ``lease_seconds``: for how long a claimed row is this sender's; after it, another sender may take the row.
+    ``claim_rows``: rows claimed at once at most; fewer when they drain slowly, so that a claim ends within its lease.
+    ``unmarked_rows``: confirmed rows not yet marked in the database; beyond it nothing more is published.
+    ``hand_over_rows``: rows a producer in this process may have leased and handed over at once.
+    ``max_attempts``: refusals of one message by the broker itself before it is parked; outages spend none.
+    """
+
+    lease_seconds: float = 60.0
+    confirm_timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS
+    window_messages: int = WINDOW_MESSAGES
+    window_bytes: int = WINDOW_BYTES
+    claim_rows: int = 1000
+    flush_rows: int = 200
+    flush_seconds: float = 0.02
+    unmarked_rows: int = 10_000
+    hand_over_rows: int = 1000
+    poll_seconds: float = 1.0
+    statement_timeout_seconds: float = 30.0
+    max_attempts: int = 8
+    refused_base_seconds: float = 1.0
+    refused_cap_seconds: float = 300.0
+    heartbeat_seconds: float = 10.0
+    housekeeping_seconds: float = 3600.0
+    drain_seconds: float = 10.0
+    prepared_statements: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the way out."""
+        for name in (
+            "lease_seconds",
+            "confirm_timeout_seconds",
+            "flush_seconds",
+            "poll_seconds",
+            "statement_timeout_seconds",
+            "heartbeat_seconds",
+            "housekeeping_seconds",
+        ):
+            if getattr(self, name) <= 0:
+                raise ConfigurationError(name, getattr(self, name), "must be above 0 seconds")
+        for name in ("window_messages", "window_bytes", "claim_rows", "flush_rows", "unmarked_rows", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(name, getattr(self, name), "must be at least 1")
+        for name in ("hand_over_rows", "drain_seconds"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(name, getattr(self, name), "must not be negative")
+        least = self.confirm_timeout_seconds + self.flush_seconds + FLUSH_ALLOWANCE_SECONDS
+        if self.lease_seconds < least:
+            raise ConfigurationError(
+                "lease_seconds",
+                self.lease_seconds,
+                f"must be at least {least:g}: the confirm deadline ({self.confirm_timeout_seconds:g}) and the time to "
+                "mark what was confirmed, else every sender would take rows that are already on their way",
+            )
