@@ -41,6 +41,11 @@ class Identity:
             for name in (*names, *files):
                 os.chown(Path(folder, name), self.uid, self.gid, follow_symlinks=False)
 
+    def own_folder(self, folder: Path) -> None:
+        """Give ``folder`` itself, not what is below it, to this user."""
+        if self.uid is not None and self.gid is not None:
+            os.chown(folder, self.uid, self.gid)
+
     def can_enter(self, folder: Path) -> bool:
         """Whether this user can reach into ``folder`` (every folder above it may be searched)."""
         if self.uid is None:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import psycopg
 
@@ -87,6 +88,7 @@ class PostgresServer:
     ``folder`` must be one that the server's user can enter (see :meth:`Identity.can_enter`).
     """
 
+    title: ClassVar[str] = "PostgreSQL"
     folder: Path
     log: Path
     port: int
@@ -148,6 +150,11 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers. Raises :class:`LocalFailure`."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start the server's process; it is not ready yet."""
         binaries = usable_binaries(self.identity, self.folder)
         settings = (
             f"port={self.port}",
@@ -169,16 +176,23 @@ class PostgresServer:
             command, environment=_environment(), log=self.log, folder=self.data, identity=self.identity
         )
         self.process = self._spawned.ref
+
+    def await_ready(self) -> None:
+        """Wait until a launched server answers; one that does not is stopped. Raises :class:`LocalFailure`."""
         try:
             wait_for(self._answers, seconds=START_SECONDS, what="PostgreSQL's first answer", interval_seconds=0.03)
         except TimedOut as late:
             self.stop()
             raise LocalFailure(f"PostgreSQL did not start: {late}", log=self.log) from late
+        except BaseException:
+            # Ctrl-C too: what we launched and never saw ready must not stay.
+            self.stop()
+            raise
 
     def _answers(self) -> bool:
-        if self._spawned is not None and self._spawned.exit_code() is not None:
+        if not self.alive():
             raise LocalFailure(
-                f"PostgreSQL ended at once with exit code {self._spawned.exit_code()}",
+                "PostgreSQL ended at once",
                 log=self.log,
                 remedy=_hint(self.log.read_text(errors="replace")[-4000:]),
             )
@@ -189,7 +203,7 @@ class PostgresServer:
                 raise LocalFailure(
                     f"port {self.port} is answered by a PostgreSQL that refuses our password",
                     log=self.log,
-                    remedy="`make down`, then `make up`",
+                    remedy="its data is of another installation: `make down DATA=delete`, then `make up`",
                 ) from error
             return False
         return True

@@ -125,3 +125,10 @@ def tail(log: Path, *, lines: int = 20) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def rotate(log: Path, *, above_bytes: int = 20_000_000) -> None:
+    """Set a grown log aside as ``<name>.1``. Only for a log that no process has open."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > above_bytes:
+            log.replace(log.with_name(log.name + ".1"))

@@ -11,13 +11,14 @@ import shutil
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 
 from outhaul_local import ports
 from outhaul_local.failure import LocalFailure
 from outhaul_local.identity import Identity, server_identity
-from outhaul_local.processes import ProcessRef, Spawned, spawn, stop
+from outhaul_local.processes import ProcessRef, Spawned, spawn, stop, tail
 from outhaul_local.tether import kill_port_mapper
 from outhaul_local.waiting import TimedOut, wait_for
 
@@ -100,6 +101,7 @@ class RabbitServer:
     The user ``user`` is its only one, made at first boot with the tag administrator.
     """
 
+    title: ClassVar[str] = "RabbitMQ"
     binary: Path
     folder: Path
     log: Path
@@ -122,7 +124,18 @@ class RabbitServer:
 
     def start(self) -> None:
         """Start the node and wait until AMQP and the management API answer. Raises :class:`LocalFailure`."""
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start the node's process; it is not ready yet."""
+        # A first boot that was cut short may have made the data without our user, and no later boot makes him.
+        if self._unfinished.exists():
+            shutil.rmtree(self.folder / "data", ignore_errors=True)
+        fresh = not (self.folder / "data").exists()
         self._configure()
+        if fresh:
+            self._unfinished.touch()
         self._spawned = spawn(
             [self.binary],
             environment=self._environment(),
@@ -131,16 +144,27 @@ class RabbitServer:
             identity=self.identity,
         )
         self.process = self._spawned.ref
+
+    def await_ready(self) -> None:
+        """Wait until a launched node answers; one that does not is stopped. Raises :class:`LocalFailure`."""
         try:
             wait_for(self._answers, seconds=START_SECONDS, what="RabbitMQ's first answer", interval_seconds=0.1)
         except TimedOut as late:
-            self.stop()
+            self.stop(keep_data=False)
             raise LocalFailure(f"RabbitMQ did not start: {late}", log=self.log) from late
+        except BaseException:
+            # Ctrl-C too: what we launched and never saw ready must not stay.
+            self.stop(keep_data=False)
+            raise
+        self._unfinished.unlink(missing_ok=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        return self.folder / "first-boot-unfinished"
 
     def _answers(self) -> bool:
-        if self._spawned is not None and self._spawned.exit_code() is not None:
-            code = self._spawned.exit_code()
-            raise LocalFailure(f"RabbitMQ ended with exit code {code} while starting", log=self.log)
+        if not self.alive():
+            raise LocalFailure("RabbitMQ ended while starting", log=self.log, remedy=_hint(self.log))
         if not ports.is_listening(self.ports.amqp):
             return False
         try:
@@ -256,3 +280,14 @@ def broker_version(management_url: str) -> tuple[int, ...]:
         raise LocalFailure(f"the broker's management API does not answer: {error}") from error
     numbers = str(answer.json()["rabbitmq_version"]).split("-")[0].split("+")[0].split(".")
     return tuple(int(part) for part in numbers if part.isdigit())
+
+
+def _hint(log: Path) -> str:
+    output = tail(log, lines=60)
+    known = {
+        "eaddrinuse": "another program took one of its ports; run the command again and others are chosen",
+        "enospc": "free some disk space",
+        "erl: not found": "install Erlang (package `erlang-base` on Debian)",
+        "incompatible_feature_flags": "the data is of another RabbitMQ version: `make down DATA=delete` removes it",
+    }
+    return next((remedy for sign, remedy in known.items() if sign in output), "")

@@ -1,0 +1,75 @@
+"""The first orders after a start: placed over HTTP, their waybills waited for and shown."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from outhaul_local.failure import LocalFailure
+from outhaul_local.installation import Installation
+from outhaul_local.sample_orders import sample_order
+from outhaul_local.waiting import TimedOut, wait_for
+
+WAYBILL_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class _Placed:
+    order_id: str
+    customer: str
+    lines: int
+    placed_at: float
+    waybill: dict[str, object] | None = None
+    seconds: float = 0.0
+
+
+def place_first_orders(installation: Installation, console: Console, count: int) -> None:
+    """Place ``count`` orders and show their waybills. Raises :class:`LocalFailure` when one does not come."""
+    order, waybill = installation.function("order"), installation.function("waybill")
+    placed = []
+    with httpx.Client(timeout=30, trust_env=False) as client:
+        for number in range(count):
+            body = sample_order(number)
+            answer = client.post(f"{order.url}/orders", json=body)
+            if answer.status_code != 201:
+                raise LocalFailure(
+                    f"the first order was answered {answer.status_code}: {answer.text[:300]}", log=order.log
+                )
+            placed.append(
+                _Placed(answer.json()["order_id"], str(body["customer"]), len(body["lines"]), time.monotonic())
+            )
+
+        def all_there() -> bool:
+            for one in placed:
+                if one.waybill is None:
+                    answer = client.get(f"{waybill.url}/waybills/{one.order_id}")
+                    if answer.status_code == 200:
+                        one.waybill = answer.json()
+                        one.seconds = time.monotonic() - one.placed_at
+            return all(one.waybill is not None for one in placed)
+
+        try:
+            wait_for(all_there, seconds=WAYBILL_SECONDS, what="the last waybill", interval_seconds=0.02)
+        except TimedOut as late:
+            missing = sum(one.waybill is None for one in placed)
+            raise LocalFailure(
+                f"{missing} of {count} orders have no waybill after {WAYBILL_SECONDS:g} s",
+                remedy="`uv run outhaul status` and `outhaul trace <order_id>` tell where they are",
+                log=waybill.log,
+            ) from late
+    _show(console, placed)
+
+
+def _show(console: Console, placed: list[_Placed]) -> None:
+    table = Table(title=f"{len(placed)} orders, {len(placed)} waybills", title_justify="left")
+    for heading in ("order", "customer", "lines", "waybill"):
+        table.add_column(heading, no_wrap=True)
+    for one in placed:
+        waybill = one.waybill or {}
+        name = waybill.get("waybill_id") or waybill.get("number") or ""
+        table.add_row(one.order_id, one.customer, str(one.lines), str(name))
+    console.print(table)
