@@ -32,7 +32,8 @@ class ConfigurationError(OuthaulError):
     """
 
     def __init__(self, setting: str, value: object, remedy: str) -> None:
-        super().__init__(f"{setting}={value!r}: {remedy}")
+        shown = repr(value)
+        super().__init__(f"{setting}={shown if len(shown) <= 200 else shown[:199] + '…'}: {remedy}")
         self.setting = setting
         self.value = value
         self.remedy = remedy

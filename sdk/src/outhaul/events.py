@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,17 +84,17 @@ def _origin(source: str, event_type: str) -> str:
 def decode(body: bytes, headers: Mapping[str, Any] | None = None) -> Event:
     """Bytes from the broker as an Event.
 
-    Raises InvalidMessage with reason ``malformed`` (no JSON), ``not-a-cloudevent`` (a required attribute is
-    missing or of the wrong type) or ``invalid-id`` (the id is no UUIDv7).
+    Raises InvalidMessage with reason ``malformed`` (no JSON in UTF-8), ``not-a-cloudevent`` (a required attribute is
+    missing, or one is of the wrong type) or ``invalid-id`` (the id is no UUIDv7).
     """
     try:
-        envelope = json.loads(body)
+        envelope = _read_json(body.decode())
     except (ValueError, RecursionError) as error:
         raise InvalidMessage("malformed", f"body is not JSON: {error}") from error
     if not isinstance(envelope, dict):
         raise InvalidMessage("not-a-cloudevent", f"body is a JSON {type(envelope).__name__}, not an object")
     if envelope.get("specversion") != "1.0":
-        raise InvalidMessage("not-a-cloudevent", f"specversion is {envelope.get('specversion')!r}, not '1.0'")
+        raise InvalidMessage("not-a-cloudevent", f"specversion is {_shown(envelope.get('specversion'))}, not '1.0'")
     return Event(
         id=_message_id(envelope.get("id")),
         type=_text(envelope, "type"),
@@ -113,18 +114,40 @@ def payload_hash(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+# Python's own reader takes NaN and infinities, which are no JSON. One decoder: json.loads would make one a message.
+_read_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+# CloudEvents 1.0 allows neither in an attribute. A NUL here would fail the row that a handler records because of it.
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 def _text(envelope: dict[str, Any], name: str) -> str:
-    value = envelope.get(name)
-    if not isinstance(value, str) or not value:
-        raise InvalidMessage("not-a-cloudevent", f"attribute {name!r} is {value!r}, not a non-empty string")
+    value = _optional_text(envelope, name)
+    if not value:
+        raise InvalidMessage("not-a-cloudevent", f"attribute {name!r} is {_shown(value)}, not a non-empty string")
     return value
 
 
 def _optional_text(envelope: dict[str, Any], name: str) -> str | None:
     value = envelope.get(name)
-    if value is not None and not isinstance(value, str):
-        raise InvalidMessage("not-a-cloudevent", f"attribute {name!r} is {value!r}, not a string")
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidMessage("not-a-cloudevent", f"attribute {name!r} is {_shown(value)}, not a string")
+    if _FORBIDDEN.search(value):
+        raise InvalidMessage(
+            "not-a-cloudevent", f"attribute {name!r} is {_shown(value)}, with a control character or a lone surrogate"
+        )
     return value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"
 
 
 def _message_id(value: object) -> UUID:
@@ -135,7 +158,7 @@ def _message_id(value: object) -> UUID:
     try:
         message_id = UUID(value)
     except ValueError as error:
-        raise InvalidMessage("invalid-id", f"attribute 'id' is {value[:80]!r}, not a UUID") from error
+        raise InvalidMessage("invalid-id", f"attribute 'id' is {_shown(value)}, not a UUID") from error
     if not is_uuid7(message_id):
         raise InvalidMessage("invalid-id", f"attribute 'id' is {message_id}, not a UUIDv7: it carries no time")
     return message_id
@@ -145,13 +168,13 @@ def _time(value: object) -> datetime | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {value!r}, not a string")
+        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {_shown(value)}, not a string")
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:
-        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {value[:80]!r}, not RFC 3339") from error
+        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {_shown(value)}, not RFC 3339") from error
     if moment.tzinfo is None:
-        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {value[:80]!r}, without a zone")
+        raise InvalidMessage("not-a-cloudevent", f"attribute 'time' is {_shown(value)}, without a zone")
     return moment
 
 
@@ -159,7 +182,7 @@ def _sequence(value: object) -> int | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value.isascii() or not value.isdigit() or len(value) > SEQUENCE_DIGITS:
-        raise InvalidMessage("not-a-cloudevent", f"attribute 'sequence' is {value!r}, not a string of digits")
+        raise InvalidMessage("not-a-cloudevent", f"attribute 'sequence' is {_shown(value)}, not a string of digits")
     return int(value)
 
 

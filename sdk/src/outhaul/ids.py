@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
+_LAST_MILLISECOND = (LAST - EPOCH) // timedelta(milliseconds=1)
 
 
 def is_uuid7(value: UUID) -> bool:
@@ -19,11 +21,15 @@ def is_uuid7(value: UUID) -> bool:
 
 
 def time_of(message_id: UUID) -> datetime:
-    """The instant (UTC, millisecond precision) at which the database made this UUIDv7."""
-    return EPOCH + timedelta(milliseconds=message_id.int >> 80)
+    """The instant (UTC, millisecond precision) at which the database made this UUIDv7.
+
+    Never raises: 48 bits reach to the year 10889, and an id from beyond the calendar has its last instant.
+    """
+    milliseconds = message_id.int >> 80
+    return LAST if milliseconds > _LAST_MILLISECOND else EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def first_at(moment: datetime) -> UUID:
-    """The smallest id of that instant: a range bound, not a valid UUIDv7 itself."""
+    """The smallest id of that instant: a range bound, not a valid UUIDv7 itself. None is smaller than the epoch's."""
     milliseconds = (moment - EPOCH) // timedelta(milliseconds=1)
-    return UUID(int=milliseconds << 80)
+    return UUID(int=max(0, milliseconds) << 80)

@@ -16,11 +16,17 @@ from uuid import UUID
 
 import psycopg
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from outhaul import outbox_queries as queries
 from outhaul.context import current_cause
-from outhaul.errors import ConfigurationError, TransactionRequired
-from outhaul.message import Message
+from outhaul.errors import TransactionRequired
+from outhaul.message import Message, check_name
+
+_OTHERS = (
+    "use add() for a psycopg.Connection, add_async() for a psycopg.AsyncConnection, "
+    "and outhaul.sqlalchemy for SQLAlchemy"
+)
 
 
 class Lease(Protocol):
@@ -56,10 +62,10 @@ class Outbox:
 
     def __post_init__(self) -> None:
         """Refuse an exchange that cannot be named on the wire."""
-        if not self.exchange or "\x00" in self.exchange or len(self.exchange.encode()) > 255:
-            raise ConfigurationError("Outbox.exchange", self.exchange, "must be 1 to 255 bytes without NUL")
+        check_name("Outbox.exchange", self.exchange)
         if not self.source:
             object.__setattr__(self, "source", self.exchange)
+        check_name("Outbox.source", self.source)
 
     def add(self, conn: psycopg.Connection[Any], *messages: Message, lease: Lease | None = None) -> list[Recorded]:
         """Record messages in the connection's transaction, in order; one round trip for all of them.
@@ -67,20 +73,27 @@ class Outbox:
         Raises TransactionRequired on an autocommit connection outside a transaction block: the message would
         otherwise be committed apart from what it tells of.
         """
+        if not isinstance(conn, psycopg.Connection):
+            raise TypeError(f"add() takes a psycopg.Connection, not {type(conn).__qualname__}; {_OTHERS}")
         _require_transaction(conn)
         if not messages:
             return []
-        cursor = conn.execute(queries.INSERT_MANY, self.parameters(messages, lease), binary=True)
+        # Not conn.execute(): the connection's own cursor class and row factory are the caller's, and may be any.
+        cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+        cursor.execute(queries.INSERT_MANY, self.parameters(messages, lease), binary=True)
         return [Recorded(*row) for row in cursor.fetchall()]
 
     async def add_async(
         self, conn: psycopg.AsyncConnection[Any], *messages: Message, lease: Lease | None = None
     ) -> list[Recorded]:
         """As ``add``, for an async connection."""
+        if not isinstance(conn, psycopg.AsyncConnection):
+            raise TypeError(f"add_async() takes a psycopg.AsyncConnection, not {type(conn).__qualname__}; {_OTHERS}")
         _require_transaction(conn)
         if not messages:
             return []
-        cursor = await conn.execute(queries.INSERT_MANY, self.parameters(messages, lease), binary=True)
+        cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+        await cursor.execute(queries.INSERT_MANY, self.parameters(messages, lease), binary=True)
         return [Recorded(*row) for row in await cursor.fetchall()]
 
     def statement(
