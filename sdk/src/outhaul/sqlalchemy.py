@@ -77,18 +77,26 @@ async def add_async(target: AsyncSession | AsyncConnection, outbox: Outbox, *mes
 def wake_after_commit(session: Session | AsyncSession, sender: Wakeable) -> None:
     """Wake the sender when this session's current transaction has committed; nothing happens on a rollback."""
     sync = session.sync_session if isinstance(session, AsyncSession) else session
+    # Listeners stay with the session: SQLAlchemy does not allow removing one while it is being called.
+    if not event.contains(sync, "after_commit", _wake):
+        event.listen(sync, "after_commit", _wake)
+        event.listen(sync, "after_rollback", _forget)
+    sync.info.setdefault(_TO_WAKE, []).append(sender)
 
-    def woken(_session: Session) -> None:
+
+_TO_WAKE = "outhaul senders to wake"
+
+
+def _wake(session: Session) -> None:
+    if session.in_nested_transaction():  # a savepoint was released; nothing is committed yet
+        return
+    for sender in session.info.pop(_TO_WAKE, []):
         sender.wake()
-        forget(_session)
 
-    def forget(_session: Session) -> None:
-        if event.contains(sync, "after_commit", woken):
-            event.remove(sync, "after_commit", woken)
-            event.remove(sync, "after_rollback", forget)
 
-    event.listen(sync, "after_commit", woken)
-    event.listen(sync, "after_rollback", forget)
+def _forget(session: Session) -> None:
+    if not session.in_nested_transaction():
+        session.info.pop(_TO_WAKE, None)
 
 
 def _require_transaction(conn: sa.Connection) -> None:
