@@ -36,18 +36,17 @@ def make_app(
             order_id = UUID(text)
         except ValueError as error:
             raise Problem(problems.UNKNOWN_ORDER, f"{text[:80]!r} is no order id", field="order_id") from error
-        view = await store.show(order_id)
-        http_metrics.requests.inc(route="GET /orders/{order_id}", status="200")
-        return Response(msgspec.json.encode(view), media_type=JSON)
+        return Response(msgspec.json.encode(await store.show(order_id)), media_type=JSON)
 
     others = Starlette(
         routes=[
             Route("/orders", place, methods=["POST"]),
-            Route("/orders/{order_id}", show),
+            Route("/orders/{order_id}", http_metrics.counted("GET /orders/{order_id}", show)),
             *health_routes(unwell=unwell, not_ready=store.not_ready, metrics=metrics.exposition, document=_document),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
+    others.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/orders" and scope["method"] == "POST":

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from outhaul.durations import format_duration
 from outhaul.environment import Environment
+from outhaul.errors import ConfigurationError
+from outhaul.logs import FORMATS, LEVELS
+from outhaul.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 HTTP_PORT = 8080
@@ -24,6 +28,7 @@ class OrderConfig:
     database_timeout_seconds: float
     prepared_statements: bool
     keep_keys_seconds: float
+    sender: SenderSettings
     drain_seconds: float
     alert_webhook_url: str | None
     log_level: str
@@ -34,6 +39,8 @@ class OrderConfig:
     def from_environment(cls, values: Mapping[str, str]) -> OrderConfig:
         """From a mapping such as ``os.environ``. Raises ConfigurationError naming the variable."""
         env = Environment(values)
+        drain_seconds = env.duration("OUTHAUL_DRAIN_TIMEOUT", least=1, most=3600)
+        prepared_statements = env.flag("OUTHAUL_DATABASE_PREPARED_STATEMENTS")
         return cls(
             database=env.database("OUTHAUL_ORDER_DATABASE_URL"),
             broker=env.broker("OUTHAUL_AMQP_URL"),
@@ -42,11 +49,30 @@ class OrderConfig:
             max_body_bytes=env.integer("OUTHAUL_HTTP_MAX_BODY_BYTES", least=1024, most=8 * 1024 * 1024),
             pool_size=env.integer("OUTHAUL_DATABASE_POOL_SIZE", least=1, most=500),
             database_timeout_seconds=env.duration("OUTHAUL_DATABASE_TIMEOUT", least=0.1, most=60),
-            prepared_statements=env.flag("OUTHAUL_DATABASE_PREPARED_STATEMENTS"),
+            prepared_statements=prepared_statements,
             keep_keys_seconds=env.duration("OUTHAUL_IDEMPOTENCY_KEEP", least=60, most=90 * 86400),
-            drain_seconds=env.duration("OUTHAUL_DRAIN_TIMEOUT", least=1, most=3600),
+            sender=sender_settings(env, drain_seconds=drain_seconds / 2, prepared_statements=prepared_statements),
+            drain_seconds=drain_seconds,
             alert_webhook_url=env.text_or_none("OUTHAUL_ALERT_WEBHOOK_URL"),
-            log_level=env.text("OUTHAUL_LOG_LEVEL"),
-            log_format=env.text("OUTHAUL_LOG_FORMAT"),
+            log_level=env.text("OUTHAUL_LOG_LEVEL", choices=LEVELS),
+            log_format=env.text("OUTHAUL_LOG_FORMAT", choices=FORMATS),
             warnings=tuple(env.warn_unknown()),
         )
+
+
+def sender_settings(env: Environment, *, drain_seconds: float, prepared_statements: bool) -> SenderSettings:
+    """The sender's bounds. Raises ConfigurationError, naming the variable, where they contradict each other."""
+    lease_seconds = env.duration("OUTHAUL_SENDER_LEASE", most=3600)
+    confirm_timeout_seconds = env.duration("OUTHAUL_SENDER_CONFIRM_TIMEOUT", least=0.1, most=600)
+    try:
+        return SenderSettings(
+            lease_seconds=lease_seconds,
+            confirm_timeout_seconds=confirm_timeout_seconds,
+            max_attempts=env.integer("OUTHAUL_SENDER_MAX_ATTEMPTS", least=1, most=1000),
+            drain_seconds=drain_seconds,
+            prepared_statements=prepared_statements,
+        )
+    except ConfigurationError as error:
+        if error.setting != "lease_seconds":
+            raise
+        raise ConfigurationError("OUTHAUL_SENDER_LEASE", format_duration(lease_seconds), error.remedy) from error

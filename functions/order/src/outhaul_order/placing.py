@@ -38,13 +38,13 @@ class PlaceOrder:
         try:
             placed = await self._place(scope, receive)
         except Problem as problem:
-            await self._refuse(problem, receive, send)
+            await self._refuse(problem, started, receive, send)
             return
         except Disconnected:
             return
         except Exception:  # noqa: BLE001 - the outermost handler: it is logged, and the client gets an answer
             _log.exception("an order failed in an unforeseen way")
-            await self._refuse(Problem(INTERNAL_ERROR, "the failure was logged"), receive, send)
+            await self._refuse(Problem(INTERNAL_ERROR, "the failure was logged"), started, receive, send)
             return
         body = b'{"order_id":"%b","message_id":"%b","status":"pending"}' % (
             (order_id := str(placed.order_id).encode()),
@@ -57,8 +57,7 @@ class PlaceOrder:
         ]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-        self._metrics.requests.inc(route=ROUTE, status="201")
-        self._metrics.order_seconds.observe(time.perf_counter() - started)
+        self._metrics.answered(ROUTE, 201, started)
 
     async def _place(self, scope: Scope, receive: Receive) -> Placed:
         head = head_of(scope)
@@ -70,11 +69,11 @@ class PlaceOrder:
             traceparent = head.traceparent.decode("ascii")
         return await self._store.place(valid, key=key, traceparent=traceparent)
 
-    async def _refuse(self, problem: Problem, receive: Receive, send: Send) -> None:
+    async def _refuse(self, problem: Problem, started: float, receive: Receive, send: Send) -> None:
         body = problem.body()
         headers = [(b"content-type", PROBLEM_JSON.encode()), (b"content-length", b"%d" % len(body))]
         headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-        self._metrics.requests.inc(route=ROUTE, status=str(problem.kind.status))
+        self._metrics.answered(ROUTE, problem.kind.status, started)
         await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
         cut_off = problem.kind in {problems.BODY_TOO_LARGE, problems.SLOW_REQUEST}
         await send({"type": "http.response.body", "body": body, "more_body": cut_off})

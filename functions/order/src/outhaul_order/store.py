@@ -6,15 +6,18 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC
 from typing import Any, Final, LiteralString, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
 
+from outhaul.handover import HandOverLease
 from outhaul.hosting.database import Database, NotCommitted, OutcomeUnknown
 from outhaul.hosting.problems import Problem
 from outhaul.message import Message
-from outhaul.outbox import Lease, Outbox, Recorded
+from outhaul.outbox import Outbox, Recorded
+from outhaul.outbox_store import OutboxRow
 from outhaul_order import problems, queries
 from outhaul_order.models import EVENT_TYPE, ROUTING_KEY, OrderCreated, OrderView
 from outhaul_order.validation import ValidOrder
@@ -25,16 +28,16 @@ _encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder().encode
 
 
 class HandOver(Protocol):
-    """Who sends a row the moment it is committed, without having to look for it: the sender in this process."""
+    """Who publishes a row as soon as it is committed, without having to look for it: the sender in this process."""
 
-    def reserve(self) -> Lease | None:
-        """A place for one row, to be used or given back; None while there is no room, and the row is recorded free."""
+    def reserve(self) -> HandOverLease | None:
+        """A lease to write one row with; None while it has no room, and the row is written free."""
 
-    def hand_over(self, lease: Lease, recorded: Recorded, message: Message) -> None:
+    def hand_over(self, row: OutboxRow) -> bool:
         """The row is committed under that lease."""
 
-    def give_back(self, lease: Lease) -> None:
-        """No row was committed under that lease, or nobody knows."""
+    def give_back(self, lease: HandOverLease) -> None:
+        """No row was committed under that lease."""
 
 
 class Placed(NamedTuple):
@@ -91,16 +94,19 @@ class OrderStore:
             written["fingerprint"] = fingerprint_of(order.customer, lines)
             written["keep_seconds"] = self._keep_keys_seconds
         lease = self._hand_over.reserve()
-        result = None
         try:
             result = await self._write(message, lease, written)
-        finally:
-            if lease is not None and (result is None or result.recorded is None):
+        except Problem as problem:
+            # A row that may exist keeps its lease: it is free, and found, when that ends.
+            if lease is not None and problem.kind is not problems.OUTCOME_UNKNOWN:
                 self._hand_over.give_back(lease)
+            raise
         if result.recorded is not None:
             if lease is not None:
-                self._hand_over.hand_over(lease, result.recorded, message)
+                self._hand_over.hand_over(self._row(message, result.recorded, lease))
             return Placed(order_id, result.recorded.message_id, replayed=False)
+        if lease is not None:
+            self._hand_over.give_back(lease)
         if result.known_order is None or result.known_message is None:
             detail = "the first request with it has not ended; ask again for its answer"
             raise Problem(problems.KEY_IN_USE, detail, field="Idempotency-Key", retry_after_seconds=RETRY_AFTER_SECONDS)
@@ -109,7 +115,26 @@ class OrderStore:
             raise Problem(problems.KEY_REUSED, detail, field="Idempotency-Key")
         return Placed(result.known_order, result.known_message, replayed=True)
 
-    async def _write(self, message: Message, lease: Lease | None, written: dict[str, Any]) -> _Result:
+    def _row(self, message: Message, recorded: Recorded, lease: HandOverLease) -> OutboxRow:
+        return OutboxRow(
+            message_id=recorded.message_id,
+            seq=recorded.seq,
+            exchange=self._outbox.exchange,
+            routing_key=message.routing_key,
+            type=message.type,
+            source=self._outbox.source,
+            aggregate_id=message.aggregate_id,
+            payload=message.data,
+            content_type=message.content_type,
+            headers=message.headers,
+            causation_id=None,
+            traceparent=message.traceparent,
+            created_at=recorded.created_at,
+            attempts=0,
+            lease_token=lease.token,
+        )
+
+    async def _write(self, message: Message, lease: HandOverLease | None, written: dict[str, Any]) -> _Result:
         _, parameters = self._outbox.statement(message, lease=lease)
         parameters.update(written)
         query = queries.PLACE_WITH_KEY if "key" in written else queries.PLACE
@@ -145,7 +170,7 @@ class OrderStore:
         if not rows:
             raise Problem(problems.UNKNOWN_ORDER, f"no order {order_id} was placed here", field="order_id")
         order, message, customer, lines, total_cents, created_at, status = rows[0]
-        return OrderView(order, message, status, customer, lines, total_cents, created_at)
+        return OrderView(order, message, status, customer, lines, total_cents, created_at.astimezone(UTC))
 
     async def not_ready(self) -> str | None:
         """Why orders cannot be taken now; None when they can."""

@@ -1,0 +1,54 @@
+"""From the environment to an exit code: 0 after an orderly end, 2 for a setting that cannot be used."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Protocol, TypeVar
+
+from outhaul.errors import ConfigurationError
+from outhaul.logs import configure_logging
+
+
+class ProcessConfig(Protocol):
+    """What every process is told."""
+
+    @property
+    def log_level(self) -> str:
+        """Least severe event logged."""
+
+    @property
+    def log_format(self) -> str:
+        """``json`` or ``text``."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences to log at start."""
+
+
+Config = TypeVar("Config", bound=ProcessConfig)
+
+
+def run(
+    name: str,
+    read: Callable[[Mapping[str, str]], Config],
+    serve: Callable[[Config], Coroutine[None, None, None]],
+    *,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Read the settings, serve until told to stop, and return the exit code."""
+    try:
+        config = read(os.environ)
+        configure_logging(config.log_level, config.log_format)
+        for sentence in config.warnings:
+            logging.getLogger("outhaul.settings").warning(sentence)
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(serve(config))
+    except ConfigurationError as error:
+        # One line, whatever the log format is: this is for the person who just started it.
+        sys.stderr.write(f"{name}: {error}\n")
+        return 2
+    return 0
