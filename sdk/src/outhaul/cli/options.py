@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
 
-from outhaul.cli.parts import Parts
+from outhaul.cli.parts import NotSaid, Parts
+from outhaul.cli.which import queue_name
 from outhaul.durations import parse_duration
 from outhaul.errors import ConfigurationError
 
@@ -30,7 +31,7 @@ def connections(*names: str) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         @click.pass_context
-        @functools.wraps(command)
+        @wraps(command)
         def run(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
             given = {name: value for name in names if (value := kwargs.pop(name))}
             parts = Parts(os.environ, given)
@@ -46,6 +47,38 @@ def connections(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def queue(command: Command) -> Command:
+    """Add ``--queue`` and ``--topology``; the command gets ``queue``. Must stand below ``connections``."""
+
+    @wraps(command)
+    def run(parts: Parts, *args: Any, queue: str | None, topology: str | None, **kwargs: Any) -> Any:
+        return command(parts, *args, queue=queue_name(parts, queue, topology), **kwargs)
+
+    return queue_options(run)
+
+
+def queue_options(command: Command) -> Command:
+    """Add the two options alone, for a command that can do without a queue."""
+    decorated = click.option(
+        "--topology",
+        metavar="NAME|FILE",
+        help="Declared topology, to take the queue from: an installed one's name, or a file.  [env: OUTHAUL_TOPOLOGY]",
+    )(command)
+    return click.option(
+        "--queue", metavar="NAME", help="The consumer's queue.  [env: OUTHAUL_QUEUE; default: the topology's]"
+    )(decorated)
+
+
+def consumer(command: Command) -> Command:
+    """Add ``--consumer``; the command gets ``consumer``, None where neither option nor environment names one."""
+    return click.option(
+        "--consumer",
+        metavar="NAME",
+        envvar="OUTHAUL_CONSUMER",
+        help="The consumer's name in the inbox.  [env: OUTHAUL_CONSUMER]",
+    )(command)
+
+
 def output(command: Command) -> Command:
     """Add ``--output human|json``; the command gets ``as_json``."""
     return click.option(
@@ -59,11 +92,13 @@ def output(command: Command) -> Command:
     )(command)
 
 
-def duration(flag: str, default: str, text: str) -> Callable[[Command], Command]:
-    """Add an option holding a duration (``30s``, ``5m``, ``7d``); the command gets seconds, as ``<name>_seconds``."""
+def duration(flag: str, default: str | None, text: str) -> Callable[[Command], Command]:
+    """Add an option holding a duration (``30s``, ``7d``); the command gets ``<name>_seconds``, None without one."""
     name = flag.removeprefix("--").replace("-", "_") + "_seconds"
 
-    def convert(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
+    def convert(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+        if value is None:
+            return None
         try:
             return parse_duration(value, setting=flag)
         except ConfigurationError as error:
@@ -88,9 +123,9 @@ def run_id(command: Command) -> Command:
 
 
 def ask(question: str, *, yes: bool) -> None:
-    """Go on only when a person, or ``--yes``, says so. Raises UsageError where nobody can be asked."""
+    """Go on only when a person, or ``--yes``, says so. Raises NotSaid where nobody can be asked."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} Nobody can be asked here: say --yes, or look first by --dry-run.")
+        raise NotSaid(f"{question} Nobody can be asked here: say --yes, or look first by --dry-run.")
     click.confirm(question, abort=True, err=True)

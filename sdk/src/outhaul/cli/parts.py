@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 import psycopg
 
+from outhaul.cli.exit_codes import USAGE
 from outhaul.environment import Environment
 from outhaul.errors import DatabaseUnreachable
 from outhaul.settings import BrokerSettings, DatabaseSettings, ManagementSettings
@@ -30,7 +31,17 @@ _FALL_BACK: Final[Mapping[str, str]] = {
 Connection = psycopg.Connection[Any]
 
 
-class MissingSetting(click.UsageError):
+class NotSaid(click.ClickException):
+    """Something the command needs was not said; one paragraph, without the usage line, which would not help."""
+
+    exit_code = USAGE
+
+    def show(self, file: IO[Any] | None = None) -> None:  # noqa: ARG002 - click's signature
+        """As every other error of this command."""
+        click.echo(f"outhaul: {self.message}", err=True)
+
+
+class MissingSetting(NotSaid):
     """A part the command needs was given neither by option nor by environment."""
 
     def __init__(self, what: str, option: str, names: tuple[str, ...]) -> None:
@@ -126,7 +137,7 @@ def connect(settings: DatabaseSettings) -> Connection:
     try:
         return psycopg.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
     except psycopg.OperationalError as error:
-        why = " ".join(str(error).split())
+        why = str(error).strip().partition("\n")[0].removeprefix("connection failed: ")
         raise DatabaseUnreachable(settings.address, why, f"check {settings.setting}") from error
 
 

@@ -1,0 +1,377 @@
+"""`outhaul dlq`: dead letters, one queue at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import wraps
+from itertools import islice
+from typing import Any
+
+import click
+
+from outhaul.cli import options
+from outhaul.cli.exit_codes import FINDING
+from outhaul.cli.output import instant, shorten, write_json, write_table
+from outhaul.cli.parts import Parts
+from outhaul.cli.teach import teach
+from outhaul.dlq import DeadLetterQueue
+from outhaul.letters import DeadLetter, Filter
+from outhaul.redrive import Moved, Order
+from outhaul.redrive import discard as discard_letters
+from outhaul.redrive import redrive as redrive_letters
+from outhaul.topology import dead_letter_queue
+
+Command = Callable[..., Any]
+
+_LETTER = (
+    '{"message_id", "type", "subject", "reason", "error", "failed": int, "first_failed_at", "last_failed_at",\n'
+    '  "exchange", "routing_key", "consumer", "bytes": int, "sha256"}'
+)
+_MOVED = (
+    '{"run_id", "dry_run": bool, "done_before": bool, "problem", "letters": [letter, the first 20],\n'
+    '  "counts": {"seen", "matched", "moved", "too_old", "not_taken", "came_back"}}'
+)
+
+
+def _filters(command: Command) -> Command:
+    """The options that say which letters are meant; the command gets ``chosen``."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        chosen = Filter(
+            reasons=kwargs.pop("died_of"),
+            types=kwargs.pop("types"),
+            ids=tuple(text.lower() for text in kwargs.pop("ids")),
+            subjects=kwargs.pop("aggregates"),
+            older_than_seconds=kwargs.pop("older_than_seconds"),
+            younger_than_seconds=kwargs.pop("younger_than_seconds"),
+        )
+        return command(*args, chosen=chosen, **kwargs)
+
+    decorated: Command = run
+    for decorate in (
+        options.duration("--younger-than", None, "Only letters whose last failure was within this time."),
+        options.duration("--older-than", None, "Only letters whose last failure is longer ago than this."),
+        click.option("--aggregate", "aggregates", multiple=True, metavar="ID", help="Only of this business object."),
+        click.option("--id", "ids", multiple=True, metavar="UUID", help="Only these messages."),
+        click.option("--type", "types", multiple=True, metavar="TYPE", help="Only messages of this type."),
+        click.option("--died-of", multiple=True, metavar="REASON", help="Only letters with this reason."),
+    ):
+        decorated = decorate(decorated)
+    return decorated
+
+
+_scan = click.option(
+    "--scan", default=100_000, show_default=True, type=click.IntRange(1), help="The most letters looked at."
+)
+
+
+@click.group()
+def dlq() -> None:
+    """List, show, redrive and discard dead letters.
+
+    A letter is a message its consumer gave up, with the reason on it. Looking at letters never loses one. A
+    letter is moved only after the broker has confirmed its message, or its discard is on record; a run that
+    is cut short can be started again with the same --run-id.
+    """
+
+
+@dlq.command(
+    name="list",
+    epilog=teach(
+        "outhaul dlq list",
+        "outhaul dlq list --died-of exhausted --older-than 1h",
+        "outhaul dlq list --queue shop.waybill --amqp-url amqp://user:password@broker/shop --output json",
+        json='{"queue", "ready": int, "seen": int, "by_reason": {reason: int}, "letters": [letter]}\nletter: '
+        + _LETTER,
+    ),
+)
+@_filters
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="The most letters shown.")
+@_scan
+@options.connections("amqp_url")
+@options.queue
+@options.output
+@click.pass_context
+def list_(ctx: click.Context, parts: Parts, queue: str, chosen: Filter, limit: int, scan: int, as_json: bool) -> None:
+    """Show letters, oldest first, and how many there are of each reason.
+
+    Exit code 1 when there is any.
+    """
+    now = datetime.now(UTC)
+    shown: list[dict[str, Any]] = []
+    reasons: Counter[str] = Counter()
+    seen = 0
+    with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
+        ready = letters.depth()
+        for letter in islice(letters.letters(), scan):
+            seen += 1
+            if chosen.matches(letter, now):
+                reasons[letter.letter.reason] += 1
+                if len(shown) < limit:
+                    shown.append(letter.summary())
+        letters.give_back()
+    if as_json:
+        document = {
+            "queue": dead_letter_queue(queue),
+            "ready": ready,
+            "seen": seen,
+            "by_reason": reasons,
+            "letters": shown,
+        }
+        write_json(document)
+    elif not reasons:
+        click.echo(f"No dead letters in {dead_letter_queue(queue)}" + ("" if chosen.is_empty else " that match."))
+    else:
+        _write_letters(shown)
+        counted = ", ".join(f"{count} {reason or 'without a reason'}" for reason, count in reasons.most_common())
+        click.echo(f"\n{len(shown)} of {reasons.total()} shown: {counted}")
+    if reasons:
+        ctx.exit(FINDING)
+
+
+@dlq.command(
+    epilog=teach(
+        "outhaul dlq show 0193a1b2-7c4d-7e10-9f00-0123456789ab",
+        "outhaul dlq show 0193a1b2-7c4d-7e10-9f00-0123456789ab --raw > payload.json",
+        json='{"letters": [letter with "headers": {} and "payload": any]}',
+    )
+)
+@click.argument("message_id")
+@click.option("--raw", is_flag=True, help="Write the first letter's body to stdout, byte for byte.")
+@_scan
+@options.connections("amqp_url")
+@options.queue
+@options.output
+@click.pass_context
+def show(ctx: click.Context, parts: Parts, queue: str, message_id: str, raw: bool, scan: int, as_json: bool) -> None:
+    """Show every letter of one message: headers and payload.
+
+    Exit code 1 when there is none.
+    """
+    wanted = Filter(ids=(message_id.lower(),))
+    with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
+        found = [one for one in islice(letters.letters(), scan) if wanted.matches(one, datetime.now(UTC))]
+        letters.give_back()
+    if as_json:
+        document = [{**one.summary(), "headers": _plain(one.headers), "payload": one.payload()} for one in found]
+        write_json({"letters": document})
+    elif raw and found:
+        sys.stdout.buffer.write(found[0].body)
+    else:
+        for one in found:
+            _write_letter(one)
+    if not found:
+        click.echo(f"outhaul: {dead_letter_queue(queue)} holds no letter of message {message_id}", err=True)
+        ctx.exit(FINDING)
+
+
+@dlq.command(
+    epilog=teach(
+        "outhaul dlq redrive --died-of exhausted --dry-run",
+        "outhaul dlq redrive --died-of exhausted --rate 20 --yes",
+        "outhaul dlq redrive --id 0193a1b2-7c4d-7e10-9f00-0123456789ab --yes --run-id ticket-4711",
+        json=_MOVED,
+    )
+)
+@_filters
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="The most letters moved.")
+@_scan
+@click.option(
+    "--rate",
+    default=100.0,
+    show_default=True,
+    type=click.FloatRange(0.01, 10_000),
+    help="The most messages a second.",
+)
+@click.option(
+    "--to",
+    type=click.Choice(["queue", "origin"]),
+    default="queue",
+    show_default=True,
+    help="queue: to the queue it died in, and to no other. origin: to its first exchange and routing key, and so to "
+    "every queue that is bound there.",
+)
+@click.option("--force", is_flag=True, help="Also letters so old that the inbox may have forgotten their effect.")
+@options.run_id
+@options.confirmed
+@options.connections("amqp_url", "inbox_dsn")
+@options.queue
+@options.consumer
+@options.output
+@click.pass_context
+def redrive(
+    ctx: click.Context,
+    /,
+    parts: Parts,
+    queue: str,
+    consumer: str | None,
+    chosen: Filter,
+    to: str,
+    run_id: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+    **bounds: Any,
+) -> None:
+    """Send the messages of dead letters once more.
+
+    They keep their ids, and start anew: attempts, crash records and the broker's marks are cleared. What had
+    its effect already is absorbed by the inbox. Letters older than the inbox remembers are left, unless
+    --force. On record in the table runs of the consumer's database.
+
+    Exit code 1 when a message was not taken, was too old, or died again at once.
+    """
+    order = Order(
+        queue=queue,
+        filter=chosen,
+        limit=bounds["limit"],
+        scan=bounds["scan"],
+        consumer=consumer or "",
+        rate_per_second=bounds["rate"],
+        to_origin=to == "origin",
+        force=bounds["force"],
+        dry_run=dry_run,
+    )
+    if not dry_run:
+        options.ask(f"Redrive up to {order.limit} letters of {dead_letter_queue(queue)}{_of(chosen)}?", yes=yes)
+    inbox = parts.database("inbox")
+    with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
+        moved = redrive_letters(letters, inbox, order, run_id=run_id, progress=_progress("redriven"))
+    _write_moved(moved, "redriven", as_json=as_json)
+    if moved.problem or moved.counts["too_old"] or moved.counts["came_back"]:
+        ctx.exit(FINDING)
+
+
+@dlq.command(
+    epilog=teach(
+        "outhaul dlq discard --died-of malformed --reason 'sent by the load test' --dry-run",
+        "outhaul dlq discard --id 0193a1b2-7c4d-7e10-9f00-0123456789ab --reason 'customer withdrew' --yes",
+        json=_MOVED,
+    )
+)
+@_filters
+@click.option("--reason", required=True, help="Why these messages are worthless; it goes on record.")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="The most letters discarded.")
+@_scan
+@options.run_id
+@options.confirmed
+@options.connections("amqp_url", "inbox_dsn")
+@options.queue
+@options.consumer
+@options.output
+def discard(
+    parts: Parts,
+    queue: str,
+    consumer: str | None,
+    chosen: Filter,
+    reason: str,
+    limit: int,
+    scan: int,
+    run_id: str | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Throw dead letters away, with a reason, on record.
+
+    Each letter's id, reason and the hash of its payload are written to the table runs of the consumer's
+    database before it leaves the queue. The payload itself is gone: `dlq show --raw` keeps it.
+    """
+    order = Order(
+        queue=queue,
+        filter=chosen,
+        limit=limit,
+        scan=scan,
+        consumer=consumer or "",
+        reason=reason,
+        dry_run=dry_run,
+    )
+    if not dry_run:
+        options.ask(f"Discard up to {limit} letters of {dead_letter_queue(queue)}{_of(chosen)} for good?", yes=yes)
+    inbox = parts.database("inbox")
+    with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
+        moved = discard_letters(letters, inbox, order, run_id=run_id, progress=_progress("discarded"))
+    _write_moved(moved, "discarded", as_json=as_json)
+
+
+def _of(chosen: Filter) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in chosen.request().items())
+    return f" with {told}" if told else ""
+
+
+def _progress(verb: str) -> Callable[[Mapping[str, int]], None]:
+    if not sys.stderr.isatty():
+        return lambda _counts: None
+    return lambda counts: click.echo(f"\r{counts['moved']} {verb}, {counts['seen']} seen ", err=True, nl=False)
+
+
+def _write_moved(moved: Moved, verb: str, *, as_json: bool) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r", err=True, nl=False)
+    shown = [letter.summary() for letter in moved.examples]
+    if as_json:
+        parts = ("run_id", "dry_run", "done_before", "problem", "counts")
+        write_json({**{name: getattr(moved, name) for name in parts}, "letters": shown})
+        return
+    if moved.dry_run and shown:
+        _write_letters(shown)
+        click.echo()
+    counts = moved.counts
+    if moved.done_before:
+        click.echo(f"Run {moved.run_id} was done before: {counts['moved']} {verb} then; nothing was done now.")
+        return
+    click.echo(f"{counts['moved']} {'would be ' if moved.dry_run else ''}{verb} of {counts['seen']} letters seen.")
+    if counts["too_old"]:
+        click.echo(f"{counts['too_old']} left: older than the inbox remembers; --force sends them all the same.")
+    if counts["came_back"]:
+        click.echo(f"{counts['came_back']} came back as dead letters at once: `outhaul dlq list` tells why.")
+    if moved.problem:
+        click.echo(f"Stopped: {moved.problem}. The letter stays; mend that and run this again.", err=True)
+    if not moved.dry_run:
+        click.echo(f"On record as run {moved.run_id}.")
+
+
+def _write_letters(shown: Sequence[Mapping[str, Any]]) -> None:
+    write_table(
+        ("last failed", "reason", "failed", "type", "aggregate", "message id", "error"),
+        [
+            (
+                letter["last_failed_at"],
+                letter["reason"],
+                letter["failed"],
+                letter["type"],
+                letter["subject"],
+                letter["message_id"],
+                shorten(letter["error"], 60),
+            )
+            for letter in shown
+        ],
+    )
+
+
+def _write_letter(letter: DeadLetter) -> None:
+    for name, value in letter.summary().items():
+        click.echo(f"{name + ':':<17} {instant(value) if isinstance(value, datetime) else value}")
+    click.echo("headers:")
+    write_json(_plain(letter.headers))
+    click.echo("payload:")
+    write_json(letter.payload())
+
+
+def _plain(headers: Mapping[str, Any]) -> Any:
+    """Headers as JSON: AMQP tables hold instants and bytes too."""
+    return {name: _plain_value(value) for name, value in headers.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain_value(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain_value(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=value.tzinfo or UTC)
+    return value if isinstance(value, str | int | float | bool | bytes | None) else str(value)
