@@ -113,6 +113,38 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("OUTHAUL_SENDER_MAX_ATTEMPTS", "whole number", "8", "refusals of one message before it is parked", "order"),
     Setting("OUTHAUL_IDEMPOTENCY_KEEP", "duration", "24h", "for how long a key gives its first answer again", "order"),
+    Setting(
+        "OUTHAUL_CONSUMER_PREFETCH",
+        "whole number",
+        "500",
+        "messages held at once, once it has proved itself",
+        "waybill",
+    ),
+    Setting("OUTHAUL_CONSUMER_BATCH_SIZE", "whole number", "100", "messages of one transaction at most", "waybill"),
+    Setting(
+        "OUTHAUL_CONSUMER_MAX_ATTEMPTS",
+        "whole number",
+        "8",
+        "failures of one message before it is a dead letter",
+        "waybill",
+    ),
+    Setting(
+        "OUTHAUL_CONSUMER_MAX_CRASHES",
+        "whole number",
+        "5",
+        "crashes over one message before it is a dead letter",
+        "waybill",
+    ),
+    Setting(
+        "OUTHAUL_CONSUMER_HANDLER_TIMEOUT", "duration", "60s", "a handler that takes longer ends the process", "waybill"
+    ),
+    Setting(
+        "OUTHAUL_CONSUMER_RETENTION",
+        "duration",
+        "30d",
+        "for how long messages are remembered; a day at least",
+        "waybill",
+    ),
     Setting("OUTHAUL_LOG_FORMAT", "json or text", "json", "one JSON object a line, or text for people", _BOTH),
     Setting("OUTHAUL_LOG_LEVEL", "debug, info, warning or error", "info", "least severe event logged", _BOTH),
     Setting(

@@ -1,4 +1,4 @@
-"""From the environment to an exit code: 0 after an orderly end, 2 for a setting that cannot be used."""
+"""From the environment to an exit code: 0 for an orderly end, 1 for a failure, 2 for a setting that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Protocol, TypeVar
 
-from outhaul.errors import ConfigurationError
+from outhaul.errors import ConfigurationError, OuthaulError
 from outhaul.logs import configure_logging
 
 
@@ -51,4 +51,7 @@ def run(
         # One line, whatever the log format is: this is for the person who just started it.
         sys.stderr.write(f"{name}: {error}\n")
         return 2
+    except OuthaulError as error:
+        logging.getLogger("outhaul").critical("ended: %s", error)
+        return 1
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, sock: socket.socket, *, drain_seconds: float) -> None:
         self._sock = sock
+        # uvicorn tells of its start and end; the process that has it tells of its own.
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
         self._server = _Server(
             Config(
                 app,
