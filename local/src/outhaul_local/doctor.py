@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -73,7 +74,9 @@ def _python() -> Finding:
 
 
 def _uv() -> Finding:
-    places = os.pathsep.join([os.environ.get("PATH", os.defpath), ".outhaul-tools/bin"])
+    tools = Path(".outhaul/tools")
+    kept = [str(tools / place) for place in ("bin", "pip/bin", "venv/bin")]
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), *kept])
     found = shutil.which("uv", path=places)
     if found is None:
         return Finding(Grade.NOTE, "uv", "not on PATH", "`make up` gets it from PyPI for this checkout")

@@ -17,8 +17,8 @@ from outhaul_local.progress import Steps
 from outhaul_local.state import FUNCTIONS, load
 
 SUPERVISOR_STOP_SECONDS = 10.0
-# What stays when the data goes: which URLs were ours (see `exported`), and the lock we hold.
-KEPT = ("issued", "lock")
+# What stays when the data goes: which URLs were ours (see `exported`), the lock we hold, and the uv that runs us.
+KEPT = ("issued", "lock", "tools")
 
 
 def down(home: Home, console: Console, *, delete_data: bool) -> None:

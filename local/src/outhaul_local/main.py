@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--file", default=None, help="orders as JSON Lines; - reads standard input")
     demo.add_argument("--kill", action="store_true", help="kill the functions at random meanwhile")
     demo.add_argument("--seed", type=int, default=None, help="seed of the random orders and kills")
+    commands.add_parser("install", help="get RabbitMQ by apt if it is missing and we are root")
     commands.add_parser("supervise", help=argparse.SUPPRESS)
     return root
 
@@ -106,6 +107,15 @@ def _demo(options: argparse.Namespace, home: Home, console: Console) -> int:
     return EXIT_FINE if demo(home, console, wanted) else EXIT_FINDING
 
 
+def _install(_options: argparse.Namespace, home: Home, console: Console) -> int:
+    from outhaul_local.broker_choice import choose_broker  # noqa: PLC0415 - as above
+
+    home.make()
+    kind, binary = choose_broker(home.log("install"), console.print)
+    console.print(f"RabbitMQ: {binary}" if binary else "RabbitMQ: in Docker")
+    return EXIT_FINE if kind == "native" else EXIT_FINDING
+
+
 def _supervise(_options: argparse.Namespace, home: Home, _console: Console) -> int:
     from outhaul_local.supervise import supervise  # noqa: PLC0415 - as above
 
@@ -118,5 +128,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Home, Console], int]] = {
     "down": _down,
     "doctor": _doctor,
     "demo": _demo,
+    "install": _install,
     "supervise": _supervise,
 }

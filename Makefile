@@ -1,0 +1,73 @@
+# The few commands a person types. `make help` lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# make up ALLOW_REMOTE=1 ORDERS=20 | make demo N=10000 RATE=500 FILE=orders.jsonl KILL=1 SEED=1 | make down DATA=delete
+ORDERS ?= 20
+N ?=
+RATE ?=
+FILE ?=
+KILL ?=
+SEED ?=
+DATA ?=
+ALLOW_REMOTE ?=
+TESTS ?= tests
+
+PYTHON := .venv/bin/python
+LOCAL := $(PYTHON) -P -m outhaul_local
+# One shell for both: the path is asked for only when it is needed, and a failure ends the target.
+UV = UV="$$(python3 local/get_uv.py)"
+# The first time there is much to fetch, and that is worth seeing.
+QUIET := $(if $(wildcard .venv/bin/python),--quiet)
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+.PHONY: up
+up: local-environment ## start everything in the background, place 20 orders, print the URLs
+	@exec $(LOCAL) up --orders $(ORDERS) $(if $(ALLOW_REMOTE),--allow-remote)
+
+.PHONY: demo
+demo: local-environment ## send a stream of orders and account for each (N, RATE, FILE, KILL=1)
+	@exec $(LOCAL) demo $(if $(N),--number "$(N)") $(if $(RATE),--rate "$(RATE)") $(if $(FILE),--file "$(FILE)") \
+		$(if $(SEED),--seed "$(SEED)") $(if $(filter-out 0 no false,$(KILL)),--kill)
+
+.PHONY: down
+down: local-environment ## stop everything; the data stays unless DATA=delete
+	@exec $(LOCAL) down $(if $(filter delete,$(DATA)),--delete-data)
+
+.PHONY: doctor
+doctor: local-environment ## check what all this needs, and say the way out
+	@exec $(LOCAL) doctor
+
+# What `make up` needs, and nothing that is there already is removed: the tests' packages stay.
+.PHONY: local-environment
+local-environment:
+	@$(UV) && "$$UV" sync $(QUIET) --frozen --inexact --no-default-groups --package outhaul-local
+
+.PHONY: setup
+setup: ## install the workspace with all that tests and lint need
+	@$(UV) && "$$UV" sync $(QUIET) --frozen
+
+.PHONY: test
+test: setup ## all tests (TESTS=tests/unit for some), with a PostgreSQL and a RabbitMQ of their own
+	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
+	@$(PYTHON) -m pytest $(TESTS)
+
+.PHONY: lint
+lint: setup ## ruff, mypy strict, import-linter; changes nothing
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/mypy sdk/src operator/src functions/order/src functions/waybill/src infra/src local/src tests
+	@.venv/bin/lint-imports
+
+.PHONY: format
+format: setup ## mend what can be mended by itself
+	@.venv/bin/ruff check --fix --quiet . || true
+	@.venv/bin/ruff format .
+
+.PHONY: bench
+bench: setup ## each figure beside its baseline, in the same run
+	@exec $(PYTHON) benchmarks/run.py
