@@ -99,6 +99,7 @@ def test_a_route_that_breaks_while_it_recovers_starts_small_again() -> None:
     breakers.trip(ROUTE, "nacked", "full", 5.0)
     assert the(breakers).phase is Phase.OPEN
     assert the(breakers).recovery_rows == RECOVERY_ROWS
+    assert the(breakers).backoff.failures == 1
 
 
 def test_a_probe_that_got_lost_says_nothing_and_is_tried_again_before_long() -> None:

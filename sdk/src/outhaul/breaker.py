@@ -50,6 +50,7 @@ class Breaker:
     next_probe_at: float = 0.0
     phase: Phase = Phase.OPEN
     recovery_rows: int = RECOVERY_ROWS
+    trips: int = 0
     backoff: Backoff = field(default_factory=_probe_backoff)
 
     @property
@@ -91,7 +92,7 @@ class Breakers:
         return breaker if breaker is not None and breaker.is_open else None
 
     def trip(self, route: Route, kind: str, reason: str, now: float) -> Breaker:
-        """A message of the route came back. Only a probe's failure, or the first one, lengthens the pause."""
+        """A message of the route came back. Only the first failure and a failed probe start a pause anew."""
         breaker = self._broken.get(route)
         if breaker is None:
             breaker = self._broken[route] = Breaker(route, kind, reason, opened_at=now)
@@ -99,7 +100,11 @@ class Breakers:
             breaker.kind, breaker.reason = kind, reason
             return breaker
         breaker.kind, breaker.reason = kind, reason
+        if breaker.phase is Phase.RECOVERING:
+            # It took some: a full queue that is being drained is asked again soon, not after the longest pause.
+            breaker.backoff.reset()
         breaker.phase = Phase.OPEN
+        breaker.trips += 1
         breaker.recovery_rows = RECOVERY_ROWS
         breaker.next_probe_at = now + breaker.backoff.next_seconds()
         return breaker

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pika import exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 
+from outhaul.coalescing import CoalescingConnection
 from outhaul.errors import BrokerUnreachable
 from outhaul.settings import BrokerSettings
 
@@ -60,7 +60,7 @@ async def open_connection(
     def on_close(_: object, error: BaseException) -> None:
         on_closed(error if isinstance(error, Exception) else ConnectionError(repr(error)))
 
-    connection = AsyncioConnection(
+    connection = CoalescingConnection(
         settings.parameters(connection_name=name),
         on_open_callback=on_open,
         on_open_error_callback=on_open_error,

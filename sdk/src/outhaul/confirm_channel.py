@@ -29,8 +29,8 @@ class ConfirmChannel:
     """Publishes and accounts. All callbacks run on the connection's loop and must not raise.
 
     ``on_confirmed(keys)`` and ``on_settled(outcomes)`` are called in batches, as the broker answers;
-    ``on_ended(answered, why)`` once, after everything pending was settled: ``answered`` tells whether the broker
-    ever settled anything on this channel, so that a caller can tell a bad message from a bad connection.
+    ``on_ended(answered, why)`` once, just before what is pending settles for the last time: ``answered`` tells whether
+    the broker ever settled anything on this channel, so that a caller can tell a bad message from a bad connection.
     """
 
     __slots__ = (
@@ -144,13 +144,15 @@ class ConfirmChannel:
         pending = self.window.close()
         why = describe(error)
         blame = _blame(error)
+        found = len(pending) == 1 and blame is not None
+        self._answered = self._answered or found
+        # First the end: whoever is told of the outcomes may want to publish at once, and not here.
+        self._on_ended(self._answered, why)
         if len(pending) == 1 and blame is not None:
-            self._answered = True
             self._on_settled([Settled(pending[0].key, blame, why)])
         elif pending:
             detail, suspect = f"no confirm: {why}", blame is not None
             self._on_settled([Settled(each.key, Outcome.UNKNOWN, detail, suspect) for each in pending])
-        self._on_ended(self._answered, why)
 
     def _answer(self, frame: Any) -> None:
         if self._ended:

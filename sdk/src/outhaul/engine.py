@@ -215,7 +215,7 @@ class Engine:
             self._status = status
             if status == "connected":
                 self.feeder.wake.set()
-            else:
+            elif status != "reopening":
                 self.pump.give_back(f"broker {status}: {self.publisher.state.detail}")
         self.pump.paused = self.marker.is_full
         self.pump.run()
@@ -227,13 +227,14 @@ class Engine:
 
     def _tripped(self, breaker: Breaker) -> None:
         exchange, routing_key = breaker.route
-        _log.warning("exchange %r, routing key %r takes no messages: %s", exchange, routing_key, breaker.reason)
+        if breaker.trips == 1:
+            _log.warning("exchange %r, routing key %r takes no messages: %s", exchange, routing_key, breaker.reason)
         self.metrics.breaker_open.set(1, exchange=exchange, routing_key=routing_key)
 
-    def _recovers(self, breaker: Breaker) -> None:
-        _log.info("exchange %r, routing key %r takes messages again", *breaker.route)
+    def _recovers(self, _: Breaker) -> None:
         self.feeder.wake.set()
 
     def _whole(self, breaker: Breaker) -> None:
         exchange, routing_key = breaker.route
+        _log.info("exchange %r, routing key %r has nothing put off any more", exchange, routing_key)
         self.metrics.breaker_open.remove(exchange=exchange, routing_key=routing_key)

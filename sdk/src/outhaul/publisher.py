@@ -37,7 +37,7 @@ CLOSE_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class PublisherState:
-    """How the publisher stands: ``starting``, ``connected``, ``blocked``, ``disconnected`` or ``closed``.
+    """How the publisher stands: ``starting``, ``connected``, ``blocked``, ``reopening``, ``disconnected``, ``closed``.
 
     ``detail`` says why in words, ``unconfirmed`` counts messages in flight, ``proven`` whether the broker has
     answered on this connection.
@@ -126,10 +126,15 @@ class Publisher:
 
     @property
     def status(self) -> str:
-        """``starting``, ``connected``, ``blocked``, ``disconnected`` or ``closed``."""
+        """``starting``, ``connected``, ``blocked``, ``reopening``, ``disconnected`` or ``closed``.
+
+        ``reopening``: a message made the broker close the channel; the connection is well.
+        """
         if self._closing.is_set():
             return "closed"
         if self._channel is None:
+            if self._connection is not None and self._connection.is_open:
+                return "reopening"
             return "starting" if self._why in {"not started", "connecting"} else "disconnected"
         return "blocked" if self._blocked else "connected"
 

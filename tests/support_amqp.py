@@ -1,0 +1,104 @@
+"""Queues for tests: declared, filled and read over a blocking connection; the broker's connections, closed by force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pika
+
+from support import BrokerUnderTest, poll
+
+
+class Amqp:
+    """A blocking channel on the test's own virtual host."""
+
+    def __init__(self, broker: BrokerUnderTest) -> None:
+        self._broker = broker
+        self._connection = pika.BlockingConnection(pika.URLParameters(broker.amqp_url))
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection.is_open:
+            self._connection.close()
+
+    def exchange(self, name: str, kind: str = "topic") -> None:
+        self._channel.exchange_declare(name, kind, durable=True)
+
+    def queue(self, name: str, *bindings: tuple[str, str], **arguments: Any) -> None:
+        """A quorum queue; ``bindings`` are (exchange, routing key), ``arguments`` with _ for -."""
+        table = {"x-queue-type": "quorum"} | {key.replace("_", "-"): value for key, value in arguments.items()}
+        self._channel.queue_declare(name, durable=True, arguments=table)
+        for exchange, routing_key in bindings:
+            self.bind(name, exchange, routing_key)
+
+    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        self._channel.queue_bind(queue, exchange, routing_key)
+
+    def unbind(self, queue: str, exchange: str, routing_key: str) -> None:
+        self._channel.queue_unbind(queue, exchange, routing_key)
+
+    def delete_queue(self, name: str) -> None:
+        self._channel.queue_delete(name)
+
+    def depth(self, queue: str) -> int:
+        count: int = self._channel.queue_declare(queue, passive=True).method.message_count
+        return count
+
+    def purge(self, queue: str) -> None:
+        self._channel.queue_purge(queue)
+
+    def take(self, queue: str, count: int, *, seconds: float = 10) -> list[tuple[Any, bytes]]:
+        """Exactly that many messages, as (properties, body), taken off the queue."""
+        taken: list[tuple[Any, bytes]] = []
+
+        def enough() -> bool:
+            while len(taken) < count:
+                method, properties, body = self._channel.basic_get(queue, auto_ack=True)
+                if method is None:
+                    return False
+                taken.append((properties, body))
+            return True
+
+        poll(enough, seconds=seconds, what=f"{count} messages in {queue}")
+        return taken
+
+
+@contextmanager
+def management(broker: BrokerUnderTest) -> Iterator[httpx.Client]:
+    """The management API."""
+    with httpx.Client(base_url=broker.management_url, timeout=30, trust_env=False) as api:
+        yield api
+
+
+def connection_names(broker: BrokerUnderTest, client_name: str) -> list[str]:
+    """The broker's names of connections that call themselves so, on this test's virtual host."""
+    with management(broker) as api:
+        answer = api.get(f"/api/vhosts/{quote(broker.vhost, safe='')}/connections").raise_for_status()
+        return [
+            each["name"]
+            for each in answer.json()
+            if each.get("client_properties", {}).get("connection_name") == client_name
+        ]
+
+
+def kill_connections(broker: BrokerUnderTest, client_name: str) -> None:
+    """Close by force, as an operator would; waits until the management API has learned of them."""
+    names = poll(lambda: connection_names(broker, client_name), seconds=20, what=f"a connection of {client_name}")
+    with management(broker) as api:
+        for name in names:
+            api.delete(f"/api/connections/{quote(name, safe='')}").raise_for_status()
+
+
+def through_port(url: str, port: int) -> str:
+    """The same URL by way of a proxy on loopback."""
+    parts = urlsplit(url)
+    credentials = parts.netloc.rpartition("@")[0]
+    return parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
