@@ -49,11 +49,15 @@ def call(
     )
     # The socket's own timeout starts anew with every byte received; this one does not.
     expired = threading.Event()
-    watch = threading.Timer(timeout_seconds, _cut, (connection, expired))
+    sockets: list[socket.socket] = []
+    watch = threading.Timer(timeout_seconds, _cut, (connection, sockets, expired))
     watch.daemon = True
     watch.start()
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.connect()
+        # http.client lets go of it when an answer's end is the connection's, while the answer still reads from it.
+        sockets.append(connection.sock)
         connection.request(method, target, body=body, headers=dict(headers or {}))
         response = connection.getresponse()
         content = response.read(most_bytes + 1)
@@ -73,10 +77,10 @@ def call(
     return Answer(response.status, content)
 
 
-def _cut(connection: http.client.HTTPConnection, expired: threading.Event) -> None:
+def _cut(connection: http.client.HTTPConnection, sockets: list[socket.socket], expired: threading.Event) -> None:
     """Wake whoever reads from the socket, which closing alone would not."""
     expired.set()
-    held = connection.sock
-    if held is not None:
-        with contextlib.suppress(OSError):
-            held.shutdown(socket.SHUT_RDWR)
+    for held in (*sockets, connection.sock):
+        if held is not None:
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,203 @@
+"""Which alerts are due to be told, and when: grouped by name, rate-limited, bounded in memory. Pure but for its state.
+
+Times are seconds of a monotonic clock, given by the caller; only ``starts_at`` and ``ends_at`` are of the wall clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from outhaul.backoff import Backoff
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class Taken(Enum):
+    """What became of a fire."""
+
+    NEW = "new"
+    KNOWN = "known"
+    DROPPED = "dropped"
+
+
+@dataclass(slots=True)
+class Alert:
+    """One alert by name and labels. ``version`` grows with each change that is worth telling."""
+
+    name: str
+    labels: Mapping[str, str]
+    annotations: dict[str, str]
+    starts_at: datetime
+    ends_at: datetime | None = None
+    occurrences: int = 1
+    version: int = 0
+    told_version: int = 0
+    told_at: float | None = None
+    handed_out: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """As Alertmanager's webhook carries it."""
+        return {
+            "status": "firing" if self.ends_at is None else "resolved",
+            "labels": {"alertname": self.name, **self.labels},
+            "annotations": {**self.annotations, "occurrences": str(self.occurrences)},
+            "startsAt": self.starts_at.isoformat(),
+            "endsAt": self.ends_at.isoformat() if self.ends_at else "0001-01-01T00:00:00Z",  # Alertmanager's "not yet"
+            "generatorURL": "",
+            "fingerprint": hashlib.sha256(repr(_key(self.name, self.labels)).encode()).hexdigest()[:16],
+        }
+
+
+@dataclass(slots=True)
+class _Group:
+    """All alerts of one name: told together, at ``due_at`` if there is something, never before ``not_before``."""
+
+    not_before: float = 0.0
+    due_at: float | None = None
+    backoff: Backoff = field(default_factory=lambda: Backoff(base_seconds=1.0, cap_seconds=60.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What to tell now of one group; ``versions`` says which state of each alert that is."""
+
+    name: str
+    alerts: tuple[Alert, ...]
+    versions: tuple[int, ...]
+    truncated: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Alertmanager's webhook body, version 4 (https://prometheus.io/docs/alerting/latest/configuration/)."""
+        alerts = [alert.as_json() for alert in self.alerts]
+        return {
+            "version": "4",
+            "groupKey": f'{{}}:{{alertname="{self.name}"}}',
+            "truncatedAlerts": self.truncated,
+            "status": "firing" if any(alert["status"] == "firing" for alert in alerts) else "resolved",
+            "receiver": "outhaul",
+            "groupLabels": {"alertname": self.name},
+            "commonLabels": _common([alert["labels"] for alert in alerts]),
+            "commonAnnotations": _common([alert["annotations"] for alert in alerts]),
+            "externalURL": "",
+            "alerts": alerts,
+        }
+
+
+@dataclass(slots=True)
+class AlertBook:
+    """Alerts until they are told and resolved; at most ``most_alerts``, the longest-told of which make room."""
+
+    group_wait_seconds: float = 0.5
+    group_interval_seconds: float = 30.0
+    repeat_seconds: float = 600.0
+    most_alerts: int = 1000
+    most_in_batch: int = 100
+    _alerts: dict[Key, Alert] = field(default_factory=dict)
+    _groups: dict[str, _Group] = field(default_factory=dict)
+
+    def fire(
+        self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str], *, now: float, at: datetime
+    ) -> Taken:
+        """An alert began, or happened again: told when new, and again after ``repeat_seconds`` if it still happens."""
+        known = self._alerts.get(_key(name, labels))
+        if known is not None and known.ends_at is None:
+            known.occurrences += 1
+            known.annotations = dict(annotations)
+            if known.told_at is not None and now - known.told_at >= self.repeat_seconds:
+                self._changed(known, now)
+            return Taken.KNOWN
+        if known is not None:
+            known.ends_at, known.starts_at, known.occurrences = None, at, 1
+            known.annotations = dict(annotations)
+        elif len(self._alerts) >= self.most_alerts and not self._make_room():
+            return Taken.DROPPED
+        else:
+            known = self._alerts[_key(name, labels)] = Alert(name, dict(labels), dict(annotations), at)
+        self._changed(known, now)
+        return Taken.NEW
+
+    def resolve(self, name: str, labels: Mapping[str, str], *, now: float, at: datetime) -> bool:
+        """An alert ended; one that nobody was told of is forgotten. Whether it was known."""
+        key = _key(name, labels)
+        known = self._alerts.get(key)
+        if known is None or known.ends_at is not None:
+            return False
+        if not known.handed_out:
+            del self._alerts[key]
+            if not self._waiting(name):
+                self._groups[name].due_at = None
+            return True
+        known.ends_at = at
+        self._changed(known, now)
+        return True
+
+    def due(self, now: float, *, at_once: bool = False) -> tuple[Batch | None, float | None]:
+        """What to tell now, and else when to ask again; None for never. ``at_once``: no waiting, for the end."""
+        times = {name: group.due_at for name, group in self._groups.items() if group.due_at is not None}
+        if not times:
+            return None, None
+        name = min(times, key=times.__getitem__)
+        if times[name] > now and not at_once:
+            return None, times[name]
+        waiting = self._waiting(name)
+        told = tuple(waiting[: self.most_in_batch])
+        for alert in told:
+            alert.handed_out = True
+        return Batch(name, told, tuple(alert.version for alert in told), len(waiting) - len(told)), None
+
+    def delivered(self, batch: Batch, now: float) -> None:
+        """People were told; what changed meanwhile is told later."""
+        for alert, version in zip(batch.alerts, batch.versions, strict=True):
+            alert.told_version = version
+            alert.told_at = now
+            if alert.ends_at is not None and alert.version == version:
+                self._alerts.pop(_key(alert.name, alert.labels), None)
+        group = self._groups.setdefault(batch.name, _Group())
+        group.backoff.reset()
+        group.not_before = now + (self.group_wait_seconds if batch.truncated else self.group_interval_seconds)
+        group.due_at = group.not_before if self._waiting(batch.name) else None
+
+    def failed(self, batch: Batch, now: float) -> None:
+        """People could not be told; it stays due after a pause that grows."""
+        group = self._groups.setdefault(batch.name, _Group())
+        group.not_before = now + group.backoff.next_seconds()
+        group.due_at = group.not_before
+
+    def untold(self) -> int:
+        """How many alerts nobody was told of yet."""
+        return sum(1 for alert in self._alerts.values() if alert.version != alert.told_version)
+
+    def _waiting(self, name: str) -> list[Alert]:
+        return [a for a in self._alerts.values() if a.name == name and a.version != a.told_version]
+
+    def _changed(self, alert: Alert, now: float) -> None:
+        """The alert is worth telling, together with others of its name that come within the group's wait."""
+        alert.version += 1
+        group = self._groups.setdefault(alert.name, _Group())
+        if group.due_at is None:
+            group.due_at = max(group.not_before, now + self.group_wait_seconds)
+
+    def _make_room(self) -> bool:
+        """Forget the alert that was told longest ago, so that a new one can be told."""
+        told = [(alert.told_at, key) for key, alert in self._alerts.items() if alert.version == alert.told_version]
+        if not told:
+            return False
+        del self._alerts[min(told, key=lambda pair: pair[0] or 0.0)[1]]
+        in_use = {alert.name for alert in self._alerts.values()}
+        self._groups = {name: group for name, group in self._groups.items() if name in in_use}
+        return True
+
+
+def _key(name: str, labels: Mapping[str, str]) -> Key:
+    return name, tuple(sorted(labels.items()))
+
+
+def _common(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What all of them say alike."""
+    first, *rest = tables
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in rest)}
