@@ -75,6 +75,15 @@ SETTINGS: tuple[Setting, ...] = (
         "who acts, as the record of redrives and discards shows it; else user@host",
         "command",
     ),
+    Setting("OUTHAUL_CONSUMER", "name", None, "which consumer of an inbox is meant; unset: its only one", "command"),
+    Setting("OUTHAUL_QUEUE", "name", None, "the consumer's queue; unset: the topology's only one", "command"),
+    Setting(
+        "OUTHAUL_TOPOLOGY",
+        "name or path",
+        None,
+        "declared topology: an installed one's name, module:ATTRIBUTE, or a .toml or .json file; unset: all installed",
+        "command",
+    ),
     Setting("OUTHAUL_HOME", "path", ".outhaul", "where local mode keeps its data, logs and env file", "local mode"),
     Setting(
         "OUTHAUL_RABBITMQ_SERVER",
