@@ -7,6 +7,7 @@ letter to be published before the ack. What it could not decide because the envi
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,7 @@ class Inbox:
         self._started: set[str] = set()
         self._transient: dict[str, int] = {}
         self._to_take_back: set[str] = set()
+        self._until = math.inf
 
     def process(self, batch: Sequence[Delivery], report: Report) -> Steps[tuple[list[Delivery], Held | None]]:
         """Decide about a batch. Returns what is left over, and why: None when a slow batch was only cut."""
@@ -120,6 +122,7 @@ class Inbox:
             report(outcomes)
 
         held = None
+        self._until = time.monotonic() + self.rules.cut_seconds
         try:
             if self.clock.is_stale:
                 yield from self.read_clock()
@@ -137,6 +140,10 @@ class Inbox:
         """Learn the database's time and what its inbox has forgotten."""
         [(now, forgotten_before)] = yield from self._own(Once(inbox_queries.CLOCK))
         self.clock.read(now, forgotten_before)
+
+    def probe(self) -> Steps[None]:
+        """Raises Held when the database is away."""
+        yield from self._own(Once(inbox_queries.PROBE))
 
     def clear(self, message_ids: Iterable[str]) -> Steps[None]:
         """Forget the failures and crashes of messages that came to their end."""
@@ -160,20 +167,24 @@ class Inbox:
         ready, refused = [], []
         horizon, newest = self.clock.horizon(self.rules.retention), self.clock.now() + FUTURE
         for delivery in batch:
+            event = None
             try:
-                ready.append(self._prepare_one(delivery, horizon, newest))
+                event = self._decode(delivery)
+                ready.append(self._prepare_one(delivery, event, horizon, newest))
             except InvalidMessage as error:
-                refused.append(self._refuse(delivery, error))
+                refused.append(self._refuse(delivery, error, str(event.id) if event else None))
         ready.sort(key=_key)
         return ready, refused
 
-    def _prepare_one(self, delivery: Delivery, horizon: datetime, newest: datetime) -> Prepared:
-        body, headers = delivery.body, delivery.headers
-        if len(body) > self.rules.max_message_bytes:
+    def _decode(self, delivery: Delivery) -> events.Event:
+        if len(delivery.body) > self.rules.max_message_bytes:
             raise InvalidMessage(
-                Reason.OVERSIZE, f"{len(body)} bytes; this consumer takes up to {self.rules.max_message_bytes}"
+                Reason.OVERSIZE, f"{len(delivery.body)} bytes; this consumer takes up to {self.rules.max_message_bytes}"
             )
-        event = events.decode(body, headers)
+        return events.decode(delivery.body, delivery.headers)
+
+    def _prepare_one(self, delivery: Delivery, event: events.Event, horizon: datetime, newest: datetime) -> Prepared:
+        headers = delivery.headers
         made = time_of(event.id)
         if made < horizon and not headers.get(FORCE):
             raise InvalidMessage(
@@ -187,7 +198,7 @@ class Inbox:
         if handler.decode is not None:
             event = replace(event, data=decode_data(handler, event.data))
         recorded = failed_of(headers) > 0
-        return Prepared(delivery, str(event.id), event, handler, events.payload_hash(body), recorded)
+        return Prepared(delivery, str(event.id), event, handler, events.payload_hash(delivery.body), recorded)
 
     def _together(self, ready: list[Prepared], settle: Report) -> Steps[None]:
         """One transaction for all of them; where it fails, one for each."""
@@ -216,6 +227,8 @@ class Inbox:
         if len(ready) > 1 and connected:
             for prepared in ready:
                 yield from self._together([self._anew(prepared)], settle)
+                if time.monotonic() > self._until:
+                    return
             return
         self._raise_if_held(failure, ready, connected=connected)
         yield from self._failed(ready[0], failure, settle)
@@ -261,9 +274,8 @@ class Inbox:
         """Call the handlers; returns the ids left to the next transaction because this one took too long."""
         single = [p for p in new if not p.handler.batch]
         unrun: list[str] = []
-        until = time.monotonic() + self.rules.cut_seconds
         if single:
-            ran = yield CallEach([(p.handler.function, p.event) for p in single], until)
+            ran = yield CallEach([(p.handler.function, p.event) for p in single], self._until)
             unrun += [p.key for p in single[ran:]]
         if len(single) < len(new):
             sets: dict[str, list[Prepared]] = {}
@@ -291,6 +303,8 @@ class Inbox:
             if (yield from self._record_started(prepared, settle)):
                 prepared.recorded = True
                 yield from self._together([prepared], settle)
+            if time.monotonic() > self._until:
+                return
 
     def _record_started(self, prepared: Prepared, settle: Report) -> Steps[bool]:
         """Whether to run it. Committed before the run, so that a crash leaves its mark."""
@@ -375,10 +389,10 @@ class Inbox:
 
     def _collision(self, prepared: Prepared) -> Outcome:
         error = InvalidMessage(Reason.COLLISION, "another message with this id was handled, and its payload differs")
-        return self._refuse(prepared.delivery, error)
+        return self._refuse(prepared.delivery, error, prepared.key)
 
-    def _refuse(self, delivery: Delivery, error: InvalidMessage) -> Outcome:
-        """To the dead letters at once. Without a message id: nothing of it is on record under its id."""
+    def _refuse(self, delivery: Delivery, error: InvalidMessage, key: str | None) -> Outcome:
+        """To the dead letters at once."""
         now = self.clock.now()
         letter = self._letter(
             delivery,
@@ -388,7 +402,7 @@ class Inbox:
             first_failed_at=now,
             last_failed_at=now,
         )
-        return Outcome(delivery, Result.DEAD_LETTERED, None, letter, error=error)
+        return Outcome(delivery, Result.DEAD_LETTERED, key, letter, error=error)
 
     def _letter(
         self,
