@@ -8,8 +8,9 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -18,8 +19,10 @@ import psycopg
 import pytest
 
 from conftest import MakeDatabase
-from function_process import FunctionProcess, command, environment, free_port, running
+from function_process import FunctionProcess, command, environment, running
 from support import poll
+from support_amqp import through_port
+from support_proxy import Proxy
 
 MODULE = "outhaul_order"
 ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]}
@@ -313,7 +316,11 @@ def test_health_metrics_and_the_openapi_document_are_there(function: FunctionPro
 def test_it_starts_without_the_database_and_comes_back_with_it(
     tmp_path: Path, settings: dict[str, str], dsn: str
 ) -> None:
-    with Gate(dsn) as gate, running(MODULE, tmp_path, {**settings, "OUTHAUL_ORDER_DATABASE_URL": gate.dsn}) as process:
+    parts = urlsplit(dsn)
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy, ExitStack() as stack:
+        proxy.stop()
+        away = {**settings, "OUTHAUL_ORDER_DATABASE_URL": through_port(dsn, proxy.port)}
+        process = stack.enter_context(running(MODULE, tmp_path, away))
         process.wait_alive()
         ready = process.http.get("/readyz")
         assert ready.status_code == 503
@@ -322,10 +329,39 @@ def test_it_starts_without_the_database_and_comes_back_with_it(
         assert answer.status_code == 503
         assert int(answer.headers["retry-after"]) >= 1
         assert problem(answer)["type"].endswith("cannot-commit")
-        gate.open()
+        proxy.start()
         process.wait_ready()
         assert process.http.post("/orders", json=ORDER).status_code == 201
         assert process.stop() == 0
+
+
+def test_a_database_that_falls_silent_is_a_503_and_no_order_is_doubled(
+    tmp_path: Path, settings: dict[str, str], dsn: str
+) -> None:
+    parts = urlsplit(dsn)
+    headers = {"Idempotency-Key": "order-1"}
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy, ExitStack() as stack:
+        through = {
+            **settings,
+            "OUTHAUL_ORDER_DATABASE_URL": through_port(dsn, proxy.port) + "?tcp_user_timeout=2000&connect_timeout=2",
+            "OUTHAUL_DATABASE_TIMEOUT": "500ms",
+        }
+        process = stack.enter_context(running(MODULE, tmp_path, through))
+        process.wait_ready()
+        proxy.blackhole()
+        answer = process.http.post("/orders", json=ORDER, headers=headers)
+        assert answer.status_code == 503
+        assert problem(answer)["type"].endswith("outcome-unknown")
+        proxy.heal()
+        # What was held back arrives now: the order may be there, and the key finds it.
+        again = poll(lambda: accepted(process, headers), seconds=30, what="the order")
+        assert again is not None
+        assert written(dsn) == (1, 1, 1)
+
+
+def accepted(process: FunctionProcess, headers: dict[str, str]) -> httpx.Response | None:
+    answer = process.http.post("/orders", json=ORDER, headers=headers)
+    return answer if answer.status_code == 201 else None
 
 
 def test_connections_the_server_closed_are_replaced_unseen(function: FunctionProcess, dsn: str) -> None:
@@ -465,51 +501,3 @@ def test_an_unknown_setting_is_warned_about_with_the_nearest(tmp_path: Path, set
     with running(MODULE, tmp_path, {**settings, "OUTHAUL_HTTP_PROT": "1"}) as process:
         process.wait_alive()
         assert "did you mean OUTHAUL_HTTP_PORT?" in process.log.read_text()
-
-
-class Gate:
-    """A door before the database: connections are refused until it is opened."""
-
-    def __init__(self, dsn: str) -> None:
-        parts = urlsplit(dsn)
-        self._target = (parts.hostname or "", parts.port or 5432)
-        self._port = free_port()
-        self.dsn = parts._replace(netloc=f"{parts.username}:{parts.password or ''}@127.0.0.1:{self._port}").geturl()
-        self._server: socket.socket | None = None
-        self._sockets: list[socket.socket] = []
-
-    def open(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", self._port))
-        threading.Thread(target=self._accept, args=(self._server,), daemon=True).start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for sock in [*self._sockets, *([self._server] if self._server else [])]:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue
-            finally:
-                sock.close()
-
-    def _accept(self, server: socket.socket) -> None:
-        while True:
-            try:
-                near, _ = server.accept()
-            except OSError:
-                return
-            far = socket.create_connection(self._target)
-            self._sockets += [near, far]
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=_pass_on, args=(one, other), daemon=True).start()
-
-
-def _pass_on(one: socket.socket, other: socket.socket) -> None:
-    try:
-        while data := one.recv(65536):
-            other.sendall(data)
-        other.shutdown(socket.SHUT_WR)
-    except OSError:
-        return

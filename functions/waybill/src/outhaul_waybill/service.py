@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from outhaul.alerts import Alerter
 from outhaul.consumer import Consumer
 from outhaul.errors import OuthaulError
 from outhaul.hosting.database import Database
@@ -26,7 +27,7 @@ _LOOK_SECONDS: Final = 1.0
 _log = logging.getLogger("outhaul.waybill")
 
 
-def make_consumer(config: WaybillConfig, metrics: Metrics) -> Consumer:
+def make_consumer(config: WaybillConfig, metrics: Metrics, alerter: Alerter) -> Consumer:
     """The consumer of orders, not yet started."""
     consumer = Consumer(
         CONSUMER,
@@ -42,6 +43,7 @@ def make_consumer(config: WaybillConfig, metrics: Metrics) -> Consumer:
         prepared_statements=config.prepared_statements,
         shutdown_seconds=config.drain_seconds,
         metrics=metrics,
+        alerter=alerter,
     )
     consumer.batch_handler(ORDER_CREATED, data=OrderCreated)(make_waybills)
     return consumer
@@ -62,7 +64,13 @@ async def serve(config: WaybillConfig) -> None:
         prepared_statements=config.prepared_statements,
     )
     store = WaybillStore(database)
-    consumer = make_consumer(config, metrics)
+    alerter = Alerter(
+        config.alert_webhook_url,
+        setting="OUTHAUL_ALERT_WEBHOOK_URL",
+        common_labels={"service": "outhaul-waybill"},
+        metrics=metrics,
+    )
+    consumer = make_consumer(config, metrics, alerter)
     app = make_app(store, metrics, unwell=lambda: unwell(consumer), not_ready=readiness(consumer, store))
     server = HttpServer(app, sock, drain_seconds=1.0)
     await database.open()
@@ -77,6 +85,7 @@ async def serve(config: WaybillConfig) -> None:
         # Last, so that it can be seen how the consumer drains.
         await server.stop()
         await database.close()
+        await asyncio.to_thread(alerter.close)
     _log.info("stopped")
     if failure is not None:
         raise OuthaulError(f"the consumer failed: {failure}")
