@@ -76,6 +76,8 @@ def _grant(conn: psycopg.Connection[tuple[object, ...]], name: str) -> None:
         "GRANT USAGE ON SCHEMA public TO {0}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {0}",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {0}",
+        # Day partitions are made and dropped by functions that run with their owner's rights.
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO {0}",
         # What was applied is the owner's to write.
         "REVOKE INSERT, UPDATE, DELETE ON outhaul_schema FROM {0}",
     )

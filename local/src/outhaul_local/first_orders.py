@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +15,7 @@ from outhaul_local.sample_orders import sample_order
 from outhaul_local.waiting import TimedOut, wait_for
 
 WAYBILL_SECONDS = 30.0
+WIDE = 110
 
 
 @dataclass(slots=True)
@@ -22,9 +23,7 @@ class _Placed:
     order_id: str
     customer: str
     lines: int
-    placed_at: float
     waybill: dict[str, object] | None = None
-    seconds: float = 0.0
 
 
 def place_first_orders(installation: Installation, console: Console, count: int) -> None:
@@ -39,9 +38,7 @@ def place_first_orders(installation: Installation, console: Console, count: int)
                 raise LocalFailure(
                     f"the first order was answered {answer.status_code}: {answer.text[:300]}", log=order.log
                 )
-            placed.append(
-                _Placed(answer.json()["order_id"], str(body["customer"]), len(body["lines"]), time.monotonic())
-            )
+            placed.append(_Placed(answer.json()["order_id"], body["customer"], len(body["lines"])))
 
         def all_there() -> bool:
             for one in placed:
@@ -49,7 +46,6 @@ def place_first_orders(installation: Installation, console: Console, count: int)
                     answer = client.get(f"{waybill.url}/waybills/{one.order_id}")
                     if answer.status_code == 200:
                         one.waybill = answer.json()
-                        one.seconds = time.monotonic() - one.placed_at
             return all(one.waybill is not None for one in placed)
 
         try:
@@ -65,11 +61,13 @@ def place_first_orders(installation: Installation, console: Console, count: int)
 
 
 def _show(console: Console, placed: list[_Placed]) -> None:
-    table = Table(title=f"{len(placed)} orders, {len(placed)} waybills", title_justify="left")
-    for heading in ("order", "customer", "lines", "waybill"):
+    # Both ids in full, to be copied, fit 80 columns; the rest is shown where there is room.
+    roomy = not console.is_terminal or console.width >= WIDE
+    table = Table(title=f"{len(placed)} orders, {len(placed)} waybills", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("order", "waybill", *(("customer", "lines") if roomy else ())):
         table.add_column(heading, no_wrap=True)
     for one in placed:
         waybill = one.waybill or {}
-        name = waybill.get("waybill_id") or waybill.get("number") or ""
-        table.add_row(one.order_id, one.customer, str(one.lines), str(name))
-    console.print(table)
+        more = (one.customer, str(one.lines)) if roomy else ()
+        table.add_row(one.order_id, str(waybill.get("waybill_id", "")), *more)
+    console.print(table, width=None if console.is_terminal else WIDE)

@@ -60,7 +60,8 @@ def _farewell(installation: Installation, console: Console, run: BringUp, second
        -d '{{"customer": "Ada", "lines": \\[{{"sku": "TEA-01", "quantity": 2, "unit_price_cents": 1999}}]}}'
   source {shown}/env && uv run outhaul status
   make demo N=5000 KILL=1        # kill the functions at random meanwhile: nothing is lost
-  make down                      # stops it; the data stays (DATA=delete removes it)"""
+  make down                      # stops it; the data stays (DATA=delete removes it)
+"""
     )
 
 
