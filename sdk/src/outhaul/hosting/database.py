@@ -59,6 +59,8 @@ class Database:
         queue: int = 500,
         prepared_statements: bool = True,
     ) -> None:
+        self._name = name
+        self._trouble = ""
         self._deadline_seconds = deadline_seconds
         self._wait_seconds = wait_seconds
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
@@ -97,14 +99,27 @@ class Database:
                     cursor = conn.cursor(binary=True)
                     sent = True
                     await cursor.execute(query, parameters)
-                    return await cursor.fetchall() if cursor.description else []
+                    rows = await cursor.fetchall() if cursor.description else []
                 finally:
                     await self._pool.putconn(conn)
         except (TimeoutError, psycopg.Error) as error:
             failure = failure_of(error, sent=sent)
             if failure is None:
                 raise
+            self._note(failure.why)
             raise failure from error
+        if self._trouble:
+            self._note("")
+        return rows
+
+    def _note(self, trouble: str) -> None:
+        """Log an outage when it begins, changes or ends, not once for every request in it."""
+        if trouble != self._trouble:
+            if trouble:
+                _log.warning("database of %s: %s", self._name, trouble)
+            else:
+                _log.info("database of %s answers again", self._name)
+            self._trouble = trouble
 
     async def _checkout(self) -> psycopg.AsyncConnection[Any]:
         """A connection that the server has not closed meanwhile: told from its socket, without a round trip."""
