@@ -1,0 +1,33 @@
+"""``make bench``: every figure beside its baseline, as a table and as JSON with the machine's facts."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import claim
+import drain
+from parts import machine_facts, report, servers
+
+BENCHES = {"claim": claim.run, "drain": drain.run}
+
+
+def main() -> None:
+    """Run the named benchmarks (all by default) against servers of this run's own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all by default")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the rows: a look, not a figure to quote")
+    options = parser.parse_args()
+    figures = []
+    with servers() as parts:
+        facts = machine_facts(parts)
+        for name in options.names or BENCHES:
+            began = time.monotonic()
+            print(f"{name} ...", flush=True)
+            figures += BENCHES[name](parts, quick=options.quick)
+            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    report(figures, facts)
+
+
+if __name__ == "__main__":
+    main()
