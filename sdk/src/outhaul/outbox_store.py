@@ -19,7 +19,11 @@ import psycopg
 from outhaul import events, partitions
 from outhaul import outbox_queries as queries
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
+from outhaul.pooler import never_prepare_through_a_pooler
 from outhaul.settings import DatabaseSettings
+
+# A broker's or driver's message; longer ones repeat themselves.
+MOST_CHARACTERS = 2000
 
 
 class OutboxRow(NamedTuple):
@@ -91,8 +95,8 @@ class Discarded(NamedTuple):
 class OutboxStore:
     """The sender's view of one outbox. An async context manager; one statement at a time.
 
-    ``prepared_statements`` must be False behind a pgbouncer that does not track them (before 1.21, or
-    ``max_prepared_statements = 0``). Methods raise psycopg's errors: the caller knows whether to wait or give up.
+    ``prepared_statements`` are used only on a connection straight to the server: see `outhaul.pooler`. Methods raise
+    psycopg's errors: the caller knows whether to wait or give up.
     """
 
     def __init__(self, database: DatabaseSettings, *, prepared_statements: bool = True) -> None:
@@ -107,7 +111,9 @@ class OutboxStore:
             self._conn = await psycopg.AsyncConnection.connect(
                 self._database.conninfo(), autocommit=True, prepare_threshold=self._prepare_threshold
             )
+            await never_prepare_through_a_pooler(self._conn)
         except psycopg.OperationalError as error:
+            await self.close()
             raise DatabaseUnreachable(self._database.address, str(error).strip()) from error
 
     async def close(self) -> None:
@@ -168,7 +174,7 @@ class OutboxStore:
                 "ids": [row.message_id for row in rows],
                 "tokens": [row.lease_token for row in rows],
                 "delay_seconds": delay_seconds,
-                "last_error": last_error,
+                "last_error": None if last_error is None else _plain(last_error),
             },
         )
         return cursor.rowcount
@@ -185,10 +191,10 @@ class OutboxStore:
             {
                 "message_id": row.message_id,
                 "token": row.lease_token,
-                "last_error": last_error,
+                "last_error": _plain(last_error),
                 "delay_seconds": delay_seconds,
                 "max_attempts": max_attempts,
-                "reason": reason,
+                "reason": _plain(reason),
             },
         )
         answer = await cursor.fetchone()
@@ -202,25 +208,23 @@ class OutboxStore:
     async def discard(self, ids: Sequence[UUID], *, reason: str, actor: str, run_id: str) -> list[Discarded]:
         """Delete rows on purpose, on record in `runs`, in one transaction. Rows a live sender holds stay.
 
-        Raises ConfigurationError without a reason.
+        A ``run_id`` that is on record already was carried out: nothing is deleted again, and its record stands. Raises
+        ConfigurationError without a reason.
         """
         if not reason.strip():
             raise ConfigurationError("reason", reason, "say why the message is worthless; it goes on record")
+        reason = _plain(reason)
         conn = self._connection()
         async with conn.transaction():
-            cursor = await conn.execute(queries.DISCARD, (list(ids),))
+            request = {"reason": reason, "asked": [str(i) for i in ids]}
+            start = {"run_id": run_id, "kind": "discard", "actor": _plain(actor), "request": json.dumps(request)}
+            if (await conn.execute(queries.RUN_START, start)).rowcount == 0:
+                return []
+            cursor = await conn.execute(queries.DISCARD, (list(ids),), binary=True)
             gone = [Discarded(*row) for row in await cursor.fetchall()]
-            request = {
-                "reason": reason,
-                "asked": [str(i) for i in ids],
-                "discarded": [str(g.message_id) for g in gone],
-            }
-            start = {"run_id": run_id, "kind": "discard", "actor": actor, "request": json.dumps(request)}
-            await conn.execute(queries.RUN_START, start)
-            counts = json.dumps({"discarded": len(gone)})
-            await conn.execute(
-                queries.RUN_FINISH, {"run_id": run_id, "state": "done", "counts": counts, "detail": reason}
-            )
+            request["discarded"] = [str(row.message_id) for row in gone]
+            end = {"run_id": run_id, "request": json.dumps(request), "counts": json.dumps({"discarded": len(gone)})}
+            await conn.execute(queries.RUN_RECORD_DISCARD, {**end, "detail": reason})
         return gone
 
     async def wake_route(self, exchange: str, routing_key: str, *, batch: int = 10_000) -> int:
@@ -282,7 +286,7 @@ class OutboxStore:
         """Put a run on record. False when one of that id is there already: the work was asked for twice."""
         cursor = await self._execute(
             queries.RUN_START,
-            {"run_id": run_id, "kind": kind, "actor": actor, "request": json.dumps(request)},
+            {"run_id": run_id, "kind": kind, "actor": _plain(actor), "request": json.dumps(request)},
         )
         return cursor.rowcount == 1
 
@@ -290,7 +294,12 @@ class OutboxStore:
         """Close the record: ``state`` is ``done`` or ``failed``."""
         await self._execute(
             queries.RUN_FINISH,
-            {"run_id": run_id, "state": state, "counts": json.dumps(counts), "detail": detail},
+            {
+                "run_id": run_id,
+                "state": state,
+                "counts": json.dumps(counts),
+                "detail": None if detail is None else _plain(detail),
+            },
         )
 
     async def _rows(self, query: LiteralString, parameters: Mapping[str, Any]) -> list[OutboxRow]:
@@ -313,3 +322,8 @@ class OutboxStore:
 
 def _by_seq(row: OutboxRow) -> int:
     return row.seq
+
+
+def _plain(text: str) -> str:
+    """Somebody else's words as PostgreSQL can keep them: without NUL and lone surrogates, and not endless."""
+    return text[:MOST_CHARACTERS].replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
