@@ -21,7 +21,7 @@ from outhaul import inbox_queries, runs
 from outhaul.dlq import DeadLetterQueue, NotTaken
 from outhaul.errors import ConfigurationError
 from outhaul.letters import DeadLetter, Filter, destination, is_too_old, redriven_headers
-from outhaul.retry import RETRY_EXCHANGE
+from outhaul.topology import RETRY_EXCHANGE
 
 Connection = psycopg.Connection[Any]
 Progress = Callable[[Mapping[str, int]], None]

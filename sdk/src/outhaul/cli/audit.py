@@ -22,6 +22,8 @@ from outhaul.management import Management
 from outhaul.routes import leads_to
 from outhaul.topology import dead_letter_queue
 
+# The management API's counts are up to five seconds old: a message must have been sent before they were made.
+LEAST_GRACE_SECONDS = 10.0
 _NUMBERS = (
     ("matched", "sent and took effect"),
     ("in_flight", "sent within the grace period"),
@@ -46,16 +48,24 @@ _NUMBERS = (
         '  "unaccounted", "never_sent": int, "waiting": int or null, "unaccounted_ids": [], "never_sent_ids": []}',
     )
 )
-@options.duration("--grace", "1m", "What was sent within this time is in flight.")
+@options.duration("--grace", "1m", "What was sent within this time is in flight; at least 10s.")
 @click.option(
     "--since",
+    metavar="INSTANT",
     type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d"]),
     help="Compare from this instant on (UTC); default: as far back as both sides remember.",
 )
 @click.option("--type", "types", multiple=True, metavar="TYPE", help="Only messages of this type were meant for it.")
-@click.option("--examples", default=20, show_default=True, type=click.IntRange(0, 10_000), help="The most ids shown.")
 @click.option(
-    "--scan", default=100_000, show_default=True, type=click.IntRange(0), help="The most dead letters looked at."
+    "--examples", default=20, show_default=True, metavar="N", type=click.IntRange(0, 10_000), help="The most ids shown."
+)
+@click.option(
+    "--scan",
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0),
+    help="The most dead letters looked at.",
 )
 @options.connections("outbox_dsn", "inbox_dsn", "amqp_url", "management_url")
 @options.queue_options
@@ -80,6 +90,10 @@ def audit(
 
     Exit code 1 when something is lost, came from nowhere, or cannot be told.
     """
+    if bounds["grace_seconds"] < LEAST_GRACE_SECONDS:
+        raise click.UsageError(
+            f"--grace must be at least {LEAST_GRACE_SECONDS:g}s: the broker's counts may be that old."
+        )
     outbox, inbox = parts.database("outbox"), parts.database("inbox")
     name = queue_name_or_none(parts, queue, topology)
     declared = declared_or_none(parts, topology)

@@ -65,7 +65,12 @@ def _filters(command: Command) -> Command:
 
 
 _scan = click.option(
-    "--scan", default=100_000, show_default=True, type=click.IntRange(1), help="The most letters looked at."
+    "--scan",
+    default=100_000,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(1),
+    help="The most letters looked at.",
 )
 
 
@@ -90,7 +95,9 @@ def dlq() -> None:
     ),
 )
 @_filters
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="The most letters shown.")
+@click.option(
+    "--limit", default=50, show_default=True, metavar="N", type=click.IntRange(1), help="The most letters shown."
+)
 @_scan
 @options.connections("amqp_url")
 @options.queue
@@ -178,12 +185,15 @@ def show(ctx: click.Context, parts: Parts, queue: str, message_id: str, raw: boo
     )
 )
 @_filters
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="The most letters moved.")
+@click.option(
+    "--limit", default=1000, show_default=True, metavar="N", type=click.IntRange(1), help="The most letters moved."
+)
 @_scan
 @click.option(
     "--rate",
     default=100.0,
     show_default=True,
+    metavar="N",
     type=click.FloatRange(0.01, 10_000),
     help="The most messages a second.",
 )
@@ -255,7 +265,9 @@ def redrive(
 )
 @_filters
 @click.option("--reason", required=True, help="Why these messages are worthless; it goes on record.")
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1), help="The most letters discarded.")
+@click.option(
+    "--limit", default=1000, show_default=True, metavar="N", type=click.IntRange(1), help="The most letters discarded."
+)
 @_scan
 @options.run_id
 @options.confirmed

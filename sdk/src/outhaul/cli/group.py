@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,13 +144,16 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
 )
 @click.version_option(package_name="outhaul", message="outhaul %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of a defect.")
-def root(debug: bool) -> None:  # read by Root.invoke from the context
+def root(debug: bool) -> None:
     """Look after messages between an outbox and an inbox.
 
     Every committed row of the outbox is published until the broker confirms it, and takes effect at its
     consumer exactly once or ends as a dead letter with a reason. These commands show where each message is,
     and move what got stuck. They work with any producer and consumer built on Outhaul.
     """
+    # What matters is said by the command itself; without a handler, Python would print pika's warnings too.
+    handler: logging.Handler = logging.StreamHandler() if debug else logging.NullHandler()
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

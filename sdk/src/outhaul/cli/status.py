@@ -8,13 +8,14 @@ import click
 
 from outhaul import runs
 from outhaul.cli import options
-from outhaul.cli.exit_codes import FINDING
+from outhaul.cli.exit_codes import FINDING, UNREACHABLE
 from outhaul.cli.output import age, write_findings, write_json
 from outhaul.cli.parts import MissingSetting, Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import queue_name_or_none
 from outhaul.depths import Depths, look
-from outhaul.findings import need_somebody
+from outhaul.errors import Unreachable
+from outhaul.findings import Finding, Level, need_somebody
 from outhaul.management import Management
 from outhaul.status import ConsumerStatus, OutboxStatus, judge, read_inbox, read_outbox
 
@@ -55,6 +56,7 @@ def status(
     the management API, whose numbers may be five seconds old.
 
     Exit code 1 when something needs a person: stuck or parked rows, dead letters, nobody sending or consuming.
+    Exit code 3 when a part cannot be reached; what the others tell is shown all the same.
     """
     outbox: OutboxStatus | None = None
     inbox: tuple[ConsumerStatus, ...] | None = None
@@ -66,18 +68,25 @@ def status(
         inbox = read_inbox(conn, consumer)
         recent += [run for run in runs.recent(conn) if run not in recent]
     name = queue_name_or_none(parts, queue, topology)
-    depths = _depths(parts, name)
-    if outbox is None and inbox is None and depths is None:
+    away: list[Finding] = []
+    depths = None
+    try:
+        depths = _depths(parts, name)
+    except Unreachable as error:  # what the databases tell is worth more when the broker is away
+        away.append(Finding("broker", Level.PROBLEM, f"{error.address}: {error.why}", error.remedy))
+    if outbox is None and inbox is None and depths is None and not away:
         raise MissingSetting(
             "what to look at",
             "--outbox-dsn, --inbox-dsn, or --amqp-url with --management-url and --queue",
             ("OUTHAUL_OUTBOX_DATABASE_URL", "OUTHAUL_INBOX_DATABASE_URL", "OUTHAUL_MANAGEMENT_URL"),
         )
-    findings = judge(outbox=outbox, inbox=inbox, queue=name or "", depths=depths)
+    findings = [*judge(outbox=outbox, inbox=inbox, queue=name or "", depths=depths), *away]
     if as_json:
         write_json({"findings": findings, "outbox": _outbox(outbox), "inbox": inbox, "queues": depths, "runs": recent})
     else:
         _write(outbox, findings, recent)
+    if away:
+        ctx.exit(UNREACHABLE)
     if need_somebody(findings):
         ctx.exit(FINDING)
 

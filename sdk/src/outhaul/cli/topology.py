@@ -47,6 +47,7 @@ def topology() -> None:
     "--nodes",
     default=1,
     show_default=True,
+    metavar="N",
     type=click.IntRange(1, 99),
     help="Wait for so many cluster nodes: a quorum queue gets its members when it is declared.",
 )

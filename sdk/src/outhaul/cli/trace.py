@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from itertools import islice
 
 import click
@@ -15,8 +14,10 @@ from outhaul.cli.teach import teach
 from outhaul.cli.which import queue_name_or_none
 from outhaul.depths import look
 from outhaul.dlq import DeadLetterQueue
+from outhaul.errors import TopologyError, Unreachable
 from outhaul.letters import DeadLetter
 from outhaul.management import Management
+from outhaul.settings import BrokerSettings
 from outhaul.topology import dead_letter_queue
 from outhaul.trace import NEEDS_SOMEBODY, Looked, State, Story, gather, tell
 
@@ -36,7 +37,12 @@ _COLOURS = {State.DONE: "green", State.PARKED: "red", State.DEAD: "red", State.L
 )
 @click.argument("identifier", metavar="MESSAGE-ID|AGGREGATE-ID")
 @click.option(
-    "--scan", default=10_000, show_default=True, type=click.IntRange(0), help="The most dead letters looked at."
+    "--scan",
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(0),
+    help="The most dead letters looked at.",
 )
 @options.connections("outbox_dsn", "inbox_dsn", "amqp_url", "management_url")
 @options.queue_options
@@ -72,18 +78,20 @@ def trace(
             "--outbox-dsn, --inbox-dsn, or --amqp-url and --queue",
             ("OUTHAUL_OUTBOX_DATABASE_URL", "OUTHAUL_INBOX_DATABASE_URL", "OUTHAUL_AMQP_URL"),
         )
-    waiting = None
-    if broker and management and name:
-        waiting = look(Management(management, virtual_host=broker.virtual_host), name).waiting
-    with ExitStack() as stack:
-        letters: list[DeadLetter] = []
-        all_letters = False
+    waiting: int | None = None
+    letters: list[DeadLetter] = []
+    all_letters = False
+    try:
+        if broker and management and name:
+            waiting = look(Management(management, virtual_host=broker.virtual_host), name).waiting
         if broker and name and scan:
-            box = stack.enter_context(DeadLetterQueue(broker, dead_letter_queue(name)))
-            letters, all_letters = _read(box, scan)
-        facts, looked = gather(
-            identifier, outbox=outbox, inbox=inbox, letters=letters, waiting=waiting, all_letters=all_letters
-        )
+            letters, all_letters = _read(broker, name, scan)
+    except (Unreachable, TopologyError) as error:
+        # The databases' part of the story is the longer one.
+        click.echo(f"outhaul: the queues could not be looked at: {error}", err=True)
+    facts, looked = gather(
+        identifier, outbox=outbox, inbox=inbox, letters=letters, waiting=waiting, all_letters=all_letters
+    )
     stories = [tell(fact, looked) for fact in facts]
     if as_json:
         _write_json(identifier, looked, stories)
@@ -96,10 +104,11 @@ def trace(
         ctx.exit(FINDING)
 
 
-def _read(box: DeadLetterQueue, scan: int) -> tuple[list[DeadLetter], bool]:
-    """The letters, and whether these are all of them."""
-    letters = list(islice(box.letters(), scan))
-    box.give_back()
+def _read(broker: BrokerSettings, queue: str, scan: int) -> tuple[list[DeadLetter], bool]:
+    """The dead letters, and whether these are all of them."""
+    with DeadLetterQueue(broker, dead_letter_queue(queue)) as box:
+        letters = list(islice(box.letters(), scan))
+        box.give_back()
     return letters, len(letters) < scan
 
 
