@@ -1,7 +1,13 @@
 """`python -m outhaul_local`."""
 
+import signal
 import sys
 
-from outhaul_local.main import main
+# Until the command itself is ready for it, Ctrl-C just ends us: nothing was started yet, and a traceback out of the
+# middle of an import tells nobody anything.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from outhaul_local.main import main  # noqa: E402 - after the line above
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 FIRST_DELAY_SECONDS = 0.25
 LONGEST_DELAY_SECONDS = 15.0
-HEALTHY_SECONDS = 10.0
+HEALTHY_SECONDS = 3.0
 
 
 @dataclass(slots=True)
