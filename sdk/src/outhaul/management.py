@@ -120,14 +120,15 @@ class Management:
                     f"user {user!r} has no permissions in virtual host {self.virtual_host!r}: rabbitmqctl "
                     f"set_permissions -p {self.virtual_host} {user} '.*' '.*' '.*'"
                 )
-            if "access object" in reason:
-                return TopologyError(
-                    f"{what}: user {user!r} may not change this; policies take the tag policymaker (rabbitmqctl "
-                    f"set_user_tags {user} policymaker monitoring), queues the permission to configure them"
+            if reason in {"Login failed", "Not_Authorized"}:
+                return self._unreachable(
+                    "login refused",
+                    f"check user and password of {self.settings.setting}; guest is let in from localhost only",
                 )
-            return self._unreachable(
-                "login refused",
-                f"check user and password of {self.settings.setting}; guest is let in from localhost only",
+            return TopologyError(
+                f"{what}: user {user!r} may not do this ({reason}); policies take the tag policymaker (rabbitmqctl "
+                f"set_user_tags {user} policymaker monitoring), exchanges, queues and bindings the permission to "
+                "configure, write and read them"
             )
         if answer.status in {400, 403, 405, 409}:
             return TopologyError(f"{what}: the broker refuses it: {reason}")
