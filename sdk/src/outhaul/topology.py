@@ -189,7 +189,8 @@ def consumer_topology(
         raise ConfigurationError("max_length, delivery_limit", (max_length, delivery_limit), "must be 1 or more")
     if not 60 <= consumer_timeout_seconds <= _LONGEST_DELAY_SECONDS:
         raise ConfigurationError("consumer_timeout_seconds", consumer_timeout_seconds, "from 60 (1m) to 86400 (a day)")
-    tiers = {tier_name(queue, delay): _delay(delay) for delay in retry_delays_seconds}
+    delays = [_delay(seconds) for seconds in retry_delays_seconds]
+    tiers = {tier_name(queue, milliseconds / 1000): milliseconds for milliseconds in delays}
     dlq = dead_letter_queue(queue)
     keeps_what_it_has: dict[str, str | int] = {
         "overflow": "reject-publish",
