@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
 
+from outhaul.context import current_cause
 from outhaul.errors import TransactionRequired
 from outhaul.message import Message
 from outhaul.outbox import Outbox, Recorded
@@ -43,13 +44,14 @@ class Wakeable(Protocol):
         """Look for rows soon. Thread-safe."""
 
 
-def add(target: Session | sa.Connection, outbox: Outbox, *messages: Message) -> list[Recorded]:
+def add(target: Session | scoped_session[Any] | sa.Connection, outbox: Outbox, *messages: Message) -> list[Recorded]:
     """Record messages in the session's (or connection's) transaction, in order. Never commits.
 
     Raises TransactionRequired when the connection is in AUTOCOMMIT mode.
     """
-    conn = target.connection() if isinstance(target, Session) else target
+    conn = target if isinstance(target, sa.Connection) else target.connection()
     _require_transaction(conn)
+    cause = current_cause()
     recorded = []
     for message in messages:
         values = {
@@ -61,47 +63,55 @@ def add(target: Session | sa.Connection, outbox: Outbox, *messages: Message) -> 
             "payload": message.payload(),
             "content_type": message.content_type,
             "headers": dict(message.headers),
-            "causation_id": message.causation_id,
-            "traceparent": message.traceparent,
+            "causation_id": message.causation_id or (cause.causation_id if cause else None),
+            "traceparent": message.traceparent or (cause.traceparent if cause else None),
         }
         statement = _TABLE.insert().values(values).returning(_TABLE.c.message_id, _TABLE.c.seq, _TABLE.c.created_at)
         recorded.append(Recorded(*conn.execute(statement).one()))
     return recorded
 
 
-async def add_async(target: AsyncSession | AsyncConnection, outbox: Outbox, *messages: Message) -> list[Recorded]:
+async def add_async(
+    target: AsyncSession | async_scoped_session[Any] | AsyncConnection, outbox: Outbox, *messages: Message
+) -> list[Recorded]:
     """As ``add``, for an async session or connection."""
-    return await target.run_sync(add, outbox, *messages)
+    own = target() if isinstance(target, async_scoped_session) else target
+    return await own.run_sync(add, outbox, *messages)
 
 
-def wake_after_commit(session: Session | AsyncSession, sender: Wakeable) -> None:
-    """Wake the sender when this session's current transaction has committed; nothing happens on a rollback."""
-    sync = session.sync_session if isinstance(session, AsyncSession) else session
-    # Listeners stay with the session: SQLAlchemy does not allow removing one while it is being called.
+def wake_after_commit(
+    session: Session | scoped_session[Any] | AsyncSession | async_scoped_session[Any], sender: Wakeable
+) -> None:
+    """Wake the sender once this session's current transaction has committed; nothing happens on a rollback."""
+    own = session() if isinstance(session, scoped_session | async_scoped_session) else session
+    sync: Session = own.sync_session if isinstance(own, AsyncSession) else own
+    waiting: list[Wakeable] = sync.info.setdefault(_WAITING, [])
+    if sender not in waiting:
+        waiting.append(sender)
     if not event.contains(sync, "after_commit", _wake):
+        # They stay for the session's life: a listener cannot be removed while it is being called.
         event.listen(sync, "after_commit", _wake)
         event.listen(sync, "after_rollback", _forget)
-    sync.info.setdefault(_TO_WAKE, []).append(sender)
 
 
-_TO_WAKE = "outhaul senders to wake"
+_WAITING = "outhaul.wake_after_commit"
 
 
 def _wake(session: Session) -> None:
-    if session.in_nested_transaction():  # a savepoint was released; nothing is committed yet
+    if session.in_nested_transaction():  # a savepoint's end: nothing is committed yet
         return
-    for sender in session.info.pop(_TO_WAKE, []):
+    for sender in session.info.pop(_WAITING, ()):
         sender.wake()
 
 
 def _forget(session: Session) -> None:
     if not session.in_nested_transaction():
-        session.info.pop(_TO_WAKE, None)
+        session.info.pop(_WAITING, None)
 
 
 def _require_transaction(conn: sa.Connection) -> None:
     driver: Any = conn.connection.dbapi_connection
-    if getattr(driver, "autocommit", False) is True or getattr(driver, "isolation_level", None) == "autocommit":
+    if getattr(driver, "autocommit", False) is True:
         raise TransactionRequired(
             "the SQLAlchemy connection is in AUTOCOMMIT mode: the message would be committed without its business "
             "row; use an engine or session with a real isolation level"
