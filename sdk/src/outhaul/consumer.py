@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 
 import psycopg
 
-from outhaul.consumer_link import Alerts, NoAlerts
+from outhaul.alerts import Alerter
 from outhaul.consumer_runtime import ConsumerState, Fittings, Running
 from outhaul.consumer_worker import Pace
 from outhaul.delivery import Delivery, Outcome, Result
@@ -80,7 +80,7 @@ class Consumer:
         prepared_statements: bool = False,
         shutdown_seconds: float = 20.0,
         metrics: Metrics | None = None,
-        alerts: Alerts | None = None,
+        alerter: Alerter | None = None,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         _check_name("Consumer name", name, _LONGEST_NAME)
@@ -116,7 +116,7 @@ class Consumer:
             shutdown_seconds=shutdown_seconds,
             prepared_statements=prepared_statements,
             metrics=self.metrics,
-            alerts=alerts or NoAlerts(),
+            alerter=alerter or Alerter(),
             leave=leave,
         )
         self._database = None if dsn is None else DatabaseSettings.parse(dsn)

@@ -13,14 +13,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from pika import exceptions
 
+from outhaul.alerts import Alerter
 from outhaul.backoff import Backoff
 from outhaul.broker import close_connection, describe, open_channel, open_connection
-from outhaul.deadletter import DEAD_LETTER_EXCHANGE
 from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.errors import BrokerUnreachable, ConfigurationError
 from outhaul.events import CLOUDEVENTS_JSON
@@ -30,35 +30,16 @@ from outhaul.outgoing import Outcome as Published
 from outhaul.outgoing import Outgoing
 from outhaul.publisher import Publisher
 from outhaul.ramp import Ramp
-from outhaul.retry import RETRY_EXCHANGE
 from outhaul.settings import BrokerSettings
 from outhaul.settlement import Settlement
+from outhaul.topology import DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE
 
 _log = logging.getLogger(__name__)
 
 RPC_SECONDS = 15.0
 LETTER_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 BEAT_SECONDS = 0.5
-
-
-class Alerts(Protocol):
-    """Who tells people. Neither method waits or raises."""
-
-    def fire(self, name: str, *, labels: dict[str, str], summary: str, description: str) -> None:
-        """Something needs a person."""
-
-    def resolve(self, name: str, *, labels: dict[str, str]) -> None:
-        """It no longer does."""
-
-
-class NoAlerts:
-    """Nobody to tell."""
-
-    def fire(self, name: str, *, labels: dict[str, str], summary: str, description: str) -> None:
-        """As Alerts."""
-
-    def resolve(self, name: str, *, labels: dict[str, str]) -> None:
-        """As Alerts."""
 
 
 class Subscription:
@@ -104,7 +85,7 @@ class Link:
         ramp: Ramp,
         mailbox: Mailbox,
         metrics: Metrics,
-        alerts: Alerts,
+        alerter: Alerter,
         letter_seconds: float = LETTER_SECONDS,
     ) -> None:
         self._broker = broker
@@ -114,7 +95,7 @@ class Link:
         self._mailbox = mailbox
         self.on_ended: Callable[[Iterable[str]], None] = lambda _: None
         self._metrics = metrics
-        self._alerts = alerts
+        self._alerter = alerter
         self._letter_seconds = letter_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._publisher: Publisher | None = None
@@ -217,14 +198,17 @@ class Link:
             return
         self._metrics.connected.set(1, role="consumer")
         try:
-            await self._serve(connection)
-        except BrokerUnreachable as error:
-            self._report(error.why)
-        except exceptions.AMQPError as error:
-            self._report(describe(error))
+            while connection.is_open and not self._stopping:
+                try:
+                    await self._serve(connection)
+                except BrokerUnreachable as error:
+                    self._report(error.why)
+                except exceptions.AMQPError as error:
+                    self._report(describe(error))
+                await self._wait(self._backoff.next_seconds(), lambda: self._stopping or not connection.is_open)
         finally:
             self._metrics.connected.set(0, role="consumer")
-            await close_connection(connection, timeout_seconds=RPC_SECONDS)
+            await close_connection(connection, timeout_seconds=CLOSE_SECONDS)
 
     async def _serve(self, connection: Any) -> None:
         """One channel, until it or the connection ends."""
@@ -372,7 +356,7 @@ class Link:
                 subscription.ack([outcome.delivery.tag])
                 self._metrics.retries.inc()
                 if troubled:
-                    self._alerts.resolve("OuthaulRetryUnreachable", labels=labels)
+                    self._alerter.resolve("OuthaulRetryUnreachable", labels=labels)
                 return
             if published is Published.REFUSED:
                 _log.error("message %s cannot be retried: %s", outcome.message_id, why)
@@ -381,7 +365,7 @@ class Link:
             if not troubled:
                 troubled = True
                 _log.error("delay tier %s of %s: %s", outcome.tier, RETRY_EXCHANGE, why)
-                self._alerts.fire(
+                self._alerter.fire(
                     "OuthaulRetryUnreachable",
                     labels=labels,
                     summary=f"{self._consumer} cannot put a failed message into {outcome.tier}",
@@ -400,7 +384,7 @@ class Link:
             _log.error("%s: %s; the message is left to the broker's own dead-lettering", DEAD_LETTER_EXCHANGE, why)
             subscription.reject(outcome.delivery.tag)
         self._metrics.dead_letters.inc(reason=reason)
-        self._alerts.fire(
+        self._alerter.fire(
             "OuthaulDeadLetter",
             labels={"consumer": self._consumer, "queue": self._queue, "reason": reason},
             summary=f"{self._consumer} gave up a message of {self._queue}: {reason}",
@@ -439,9 +423,8 @@ class Link:
 
     def _channel_closed(self, _: object, error: BaseException) -> None:
         self._set_active(False)
-        if not self._stopping:
+        if not isinstance(error, exceptions.ChannelClosedByClient):
             self._report(self._explain(error))
-        self._changed.set()
 
     def _connection_closed(self, error: Exception) -> None:
         self._set_active(False)
@@ -449,7 +432,6 @@ class Link:
             self.connections_lost += 1
             self._metrics.connections_lost.inc(role="consumer")
             self._report(describe(error))
-        self._changed.set()
 
     def _set_active(self, active: bool) -> None:
         if active and not self.active:

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 
 from outhaul import inbox_queries
-from outhaul.consumer_link import Alerts, Link
+from outhaul.alerts import Alerter
+from outhaul.consumer_link import Link
 from outhaul.consumer_worker import Pace, Worker
 from outhaul.deadletter import tidy
 from outhaul.errors import DatabaseUnreachable
@@ -54,7 +55,7 @@ class Fittings:
     shutdown_seconds: float
     prepared_statements: bool
     metrics: Metrics
-    alerts: Alerts
+    alerter: Alerter
     leave: Callable[[int], object]
 
 
@@ -78,7 +79,7 @@ class Running:
             ramp=Ramp(fittings.prefetch),
             mailbox=self._mailbox,
             metrics=fittings.metrics,
-            alerts=fittings.alerts,
+            alerter=fittings.alerter,
         )
         self._worker = Worker(Inbox(rules, fittings.registry), self.link, fittings.pace, fittings.metrics)
         self.link.on_ended = self._worker.ended

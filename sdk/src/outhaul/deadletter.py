@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-DEAD_LETTER_EXCHANGE = "outhaul.dlx"
-
 FAILED = "x-outhaul-failed"
 REASON = "x-outhaul-reason"
 ERROR = "x-outhaul-error"

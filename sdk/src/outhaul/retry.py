@@ -8,10 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from outhaul.durations import format_duration
 from outhaul.errors import ConfigurationError
+from outhaul.topology import tier_name
 
-RETRY_EXCHANGE = "outhaul.retry"
 _LONGEST_DELAY_SECONDS = 86_400.0
 
 
@@ -49,4 +48,4 @@ class Retry:
     def tier(self, queue: str, failed: int) -> str | None:
         """The delay queue after the ``failed``-th failure, which is also its routing key; None for no more attempts."""
         delay = self.delay_seconds(failed)
-        return None if delay is None else f"{queue}.retry.{format_duration(delay)}"
+        return None if delay is None else tier_name(queue, delay)
