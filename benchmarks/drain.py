@@ -67,9 +67,9 @@ async def messages(url: str, count: int) -> list[tuple[str, bytes]]:
         return [(str(row.message_id), row.body()) for row in await store.claim(count, 1.0)]
 
 
-async def raw_seconds(parts: Servers, bodies: list[tuple[str, bytes]]) -> float:
+async def raw_seconds(parts: Servers, bodies: list[tuple[str, bytes]], exchange: str = EXCHANGE) -> float:
     """Publish them with pika alone, as fast as a window of confirms allows."""
-    publisher = await _RawPublisher.open(parts.amqp_url, bodies)
+    publisher = await _RawPublisher.open(parts.amqp_url, bodies, exchange)
     began = time.perf_counter()
     publisher.pump()
     await publisher.done
@@ -79,17 +79,18 @@ async def raw_seconds(parts: Servers, bodies: list[tuple[str, bytes]]) -> float:
 
 
 class _RawPublisher:
-    def __init__(self, connection: Any, channel: Any, bodies: list[tuple[str, bytes]]) -> None:
+    def __init__(self, connection: Any, channel: Any, bodies: list[tuple[str, bytes]], exchange: str) -> None:
         self.connection = connection
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel = channel
         self._bodies = bodies
+        self._exchange = exchange
         self._pending: set[int] = set()
         self._sent = 0
         self._low = 0
 
     @classmethod
-    async def open(cls, url: str, bodies: list[tuple[str, bytes]]) -> _RawPublisher:
+    async def open(cls, url: str, bodies: list[tuple[str, bytes]], exchange: str) -> _RawPublisher:
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Any] = loop.create_future()
         AsyncioConnection(pika.URLParameters(url), on_open_callback=opened.set_result, custom_ioloop=loop)
@@ -97,7 +98,7 @@ class _RawPublisher:
         ready: asyncio.Future[Any] = loop.create_future()
         connection.channel(on_open_callback=ready.set_result)
         channel = await ready
-        self = cls(connection, channel, bodies)
+        self = cls(connection, channel, bodies, exchange)
         selected: asyncio.Future[Any] = loop.create_future()
         channel.confirm_delivery(self._answer, callback=selected.set_result)
         await selected
@@ -109,7 +110,7 @@ class _RawPublisher:
             self._sent += 1
             self._pending.add(self._sent)
             self._channel.basic_publish(
-                EXCHANGE,
+                self._exchange,
                 ROUTING_KEY,
                 body,
                 pika.BasicProperties(content_type=CLOUDEVENTS_JSON, delivery_mode=2, message_id=message_id, type=TYPE),

@@ -38,6 +38,8 @@ class Servers:
     postgres_url: str
     amqp_url: str
     management_url: str
+    postgres_pid: int
+    rabbit_pid: int
 
     def database(self, *components: str) -> str:
         """A new database with the schema of these components; returns its URL."""
@@ -79,11 +81,13 @@ def servers() -> Iterator[Servers]:
             postgres.initialise()
             postgres.start()
             rabbit.start()
-            if postgres.process is not None:
-                tether.hold(postgres.process)
-            if rabbit.process is not None:
-                tether.hold(rabbit.process, epmd_port=rabbit.ports.epmd)
-            yield Servers(postgres.url(), rabbit.amqp_url(), rabbit.management_url())
+            assert postgres.process is not None
+            assert rabbit.process is not None
+            tether.hold(postgres.process)
+            tether.hold(rabbit.process, epmd_port=rabbit.ports.epmd)
+            yield Servers(
+                postgres.url(), rabbit.amqp_url(), rabbit.management_url(), postgres.process.pid, rabbit.process.pid
+            )
             rabbit.stop(keep_data=False)
             postgres.stop()
     finally:

@@ -6,10 +6,19 @@ import argparse
 import time
 
 import claim
+import consume
 import drain
+import end_to_end
+import orders
 from parts import machine_facts, report, servers
 
-BENCHES = {"claim": claim.run, "drain": drain.run}
+BENCHES = {
+    "claim": claim.run,
+    "drain": drain.run,
+    "consume": consume.run,
+    "orders": orders.run,
+    "end-to-end": end_to_end.run,
+}
 
 
 def main() -> None:

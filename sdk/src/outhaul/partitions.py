@@ -1,7 +1,8 @@
 """Day partitions of the history and the inbox: made a week ahead, dropped whole when retention is over.
 
 The work is done by two functions in the database (see the schema), by its clock and with its owner's rights. A
-sender or consumer that may not run them goes on without: the default partition takes the rows, and `outhaul doctor` tells.
+sender or consumer that may not run them goes on without: the default partition takes the rows, and `outhaul doctor`
+tells.
 
 Both are plain SQL so that a sync and an async connection run the same statement.
 """

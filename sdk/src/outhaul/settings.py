@@ -63,8 +63,8 @@ class BrokerSettings:
         """``amqp[s]://user:password@host:port/vhost``, checked, its files read once.
 
         Query parameters: heartbeat, connect_timeout, blocked_timeout (durations), auth_mechanism
-        (``plain``, or ``external``: the client certificate proves the user), password_file, ca_file, cert_file, key_file,
-        server_name. A keyword argument wins over the query. Raises ConfigurationError.
+        (``plain``, or ``external``: the client certificate proves the user), password_file, ca_file, cert_file,
+        key_file, server_name. A keyword argument wins over the query. Raises ConfigurationError.
         """
         if isinstance(url, BrokerSettings):
             return url
