@@ -8,7 +8,9 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
+from outhaul.deadletter import Reason
 from outhaul.metrics import Metrics, reference_page
+from outhaul.outgoing import Outcome
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -72,6 +74,12 @@ def count_to_nothing(metrics: Metrics) -> None:
 def test_a_label_forgotten_is_an_error_and_not_another_series() -> None:
     with pytest.raises(KeyError, match="outcome"):
         Metrics().published.inc()
+
+
+def test_the_values_of_labels_known_beforehand_are_those_in_use() -> None:
+    metrics = Metrics.off()
+    assert set(metrics.published.labels["outcome"]) == {outcome.value for outcome in Outcome}
+    assert set(metrics.dead_letters.labels["reason"]) == {reason.value for reason in Reason}
 
 
 def test_every_name_follows_prometheus_naming() -> None:

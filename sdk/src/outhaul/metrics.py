@@ -19,6 +19,25 @@ LATENCY_BUCKETS_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 HANDLER_BUCKETS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
 BATCH_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
+# Why messages are dead-lettered (outhaul.deadletter.Reason, which stands above this module; a test compares them).
+# A handler may add reasons of its own.
+DEAD_LETTER_REASONS = (
+    "malformed",
+    "not-a-cloudevent",
+    "invalid-id",
+    "invalid-data",
+    "unknown-type",
+    "unknown-version",
+    "oversize",
+    "too-old",
+    "collision",
+    "rejected",
+    "unique-violation",
+    "transaction-ended",
+    "exhausted",
+    "crashed",
+)
+
 
 class Instrument:
     """One metric by name. ``labels`` maps each label to the values known beforehand (empty: any value)."""
@@ -116,7 +135,7 @@ class Metrics:
         self.published = Counter(
             "outhaul_messages_published_total",
             "Publishing attempts by what became of them; only confirmed ones count as sent",
-            {"outcome": ("confirmed", "unroutable", "nacked", "unknown", "refused")},
+            {"outcome": ("confirmed", "unroutable", "no-exchange", "nacked", "refused", "unknown")},
         )
         self.sent = Counter(
             "outhaul_messages_sent_total", "Outbox rows marked sent, that is moved to the history after their confirm"
@@ -134,7 +153,7 @@ class Metrics:
         )
         self.commit_to_confirm_seconds = Histogram(
             "outhaul_commit_to_confirm_seconds",
-            "From the row's creation to the broker's confirm, by the database's clock",
+            "From the row's creation by the database's clock to the broker's confirm by this host's",
             LATENCY_BUCKETS_SECONDS,
         )
         self.window_messages = Gauge("outhaul_window_messages", "Messages published and not yet settled")
@@ -182,7 +201,7 @@ class Metrics:
         )
         self.commit_to_consumed_seconds = Histogram(
             "outhaul_commit_to_consumed_seconds",
-            "From the message's creation by the producer's database clock to the commit of its effect",
+            "From the message's creation by the producer's database clock to its effect's commit by this host's",
             LATENCY_BUCKETS_SECONDS,
         )
         self.consumer_active = Gauge("outhaul_consumer_active", "1 while subscribed to the queue")
@@ -197,7 +216,7 @@ class Metrics:
             "outhaul_handler_timeouts_total", "Handlers that did not end in time; each ends the process"
         )
         self.dead_letters = Counter(
-            "outhaul_dead_letters_total", "Messages put into the dead-letter queue", {"reason": ()}
+            "outhaul_dead_letters_total", "Messages put into the dead-letter queue", {"reason": DEAD_LETTER_REASONS}
         )
         self.retries = Counter("outhaul_retries_total", "Messages sent to a delay tier after a failure of their own")
         self.alerts = Counter(
