@@ -33,7 +33,7 @@ async def test_committed_rows_are_sent_and_leave_the_outbox(outbox_dsn: str, bro
         declare(amqp)
         async with sender(outbox_dsn, broker) as running:
             await apoll(lambda: pending(outbox_dsn) == 0)
-            assert running.state().sent == 50
+            await apoll(lambda: running.state().sent == 50)
         taken = amqp.take(QUEUE, 50)
     assert {p.message_id for p, _ in taken} == {str(r.message_id) for r in recorded}
     assert sorted(sent_ids(outbox_dsn)) == sorted(r.message_id for r in recorded)

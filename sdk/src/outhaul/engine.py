@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from outhaul.breaker import Breaker
+from outhaul.breaker import Breaker, Phase
 from outhaul.feeder import Feeder, Source
 from outhaul.marker import Marker
 from outhaul.metrics import Metrics
@@ -41,9 +41,10 @@ class RouteTrouble:
 
 
 class Engine:
-    """Sends what ``source`` claims. ``start()``, then ``drain()`` to end in order.
+    """Sends what ``source`` claims, by default every free row. ``start()``, then ``drain()`` to end in order.
 
-    ``on_parked(setback)`` is called for each row given up on.
+    ``probing`` lets it take any row of a broken route to probe it with. ``on_parked(setback)`` is called for each row
+    given up on, ``on_released(rows)`` for rows that could not be sent and are free again.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class Engine:
         name: str,
         metrics: Metrics,
         source: Source | None = None,
+        probing: bool = True,
         on_parked: Callable[[Setback], None] = lambda _: None,
+        on_released: Callable[[list[OutboxRow]], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self.database = database
@@ -96,7 +99,9 @@ class Engine:
             self.marker,
             settings,
             source=source or self._claim,
+            probing=probing,
             on_parked=on_parked,
+            on_released=on_released,
             on_lease_lost=metrics.lease_lost.inc,
         )
         self._status = ""
@@ -123,7 +128,30 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """Nothing in memory, in flight or unmarked."""
-        return self.pump.is_idle and self.marker.unmarked == 0
+        return self.pump.is_idle and self.marker.unmarked == 0 and not self.feeder.is_writing
+
+    @property
+    def outage(self) -> str:
+        """Why nothing can be sent or marked at all; "" when something can."""
+        state = self.publisher.state
+        if state.status not in {"connected", "reopening"}:
+            return f"broker {state.status}: {state.detail}"
+        return self.work_link.trouble or self.mark_link.trouble
+
+    @property
+    def has_sent_everything(self) -> bool:
+        """Whether the source has nothing more, and nothing is under way. Rows a broken route holds back may remain."""
+        undecided = any(breaker.phase is not Phase.OPEN for breaker in self.pump.breakers)
+        return self.feeder.exhausted and self.is_idle and not undecided
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait until something was settled or marked, or the connection changed, up to ``seconds``."""
+        self._moved.clear()
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await self._moved.wait()
+        except TimeoutError:
+            return
 
     def troubles(self) -> tuple[RouteTrouble, ...]:
         """The routes that take no messages now."""
@@ -139,7 +167,10 @@ class Engine:
         What is not confirmed by then is released, so that another sender need not wait for the lease's end.
         """
         deadline = time.monotonic() + seconds
-        self.feeder.stop_taking()
+        self.feeder.stop()
+        if self._feeding is not None:
+            # Not cancelled: a claim cut short would leave rows leased to nobody until their lease ends.
+            await asyncio.wait({self._feeding}, timeout=seconds)
         if self.publisher.status == "connected":
             await self._until(lambda: self.pump.waiting == 0, deadline)
         self.pump.paused = True
@@ -174,13 +205,8 @@ class Engine:
         await self.work_link.run(lambda store: store.wake_route(exchange, routing_key))
 
     async def _until(self, ready: Callable[[], bool], deadline: float) -> None:
-        while not ready() and self.publisher.status == "connected":
-            self._moved.clear()
-            try:
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await self._moved.wait()
-            except TimeoutError:
-                return
+        while not ready() and self.publisher.status == "connected" and time.monotonic() < deadline:
+            await self.wait_for_change(deadline - time.monotonic())
 
     async def _end(self, task: asyncio.Task[None] | None) -> None:
         if task is not None:

@@ -30,8 +30,9 @@ REFUSED = "refused"
 class Feeder:
     """Claims while the broker takes messages and memory has room; never while confirms cannot be marked.
 
-    ``wake`` is set by whoever knows of new rows, of room, or of a change of the connection. ``on_parked(setback)``
-    is told of every row given up on, ``on_lease_lost(count)`` of rows another sender took meanwhile.
+    ``wake`` is set by whoever knows of new rows, of room, or of a change of the connection. ``probing`` takes rows of
+    broken routes, whatever ``source`` would choose. ``on_parked(setback)`` is told of every row given up on,
+    ``on_released(rows)`` of rows that are free again at once, ``on_lease_lost(count)`` of rows another sender took.
     """
 
     def __init__(
@@ -43,29 +44,40 @@ class Feeder:
         settings: SenderSettings,
         *,
         source: Source,
+        probing: bool,
         on_parked: Callable[[Setback], None],
+        on_released: Callable[[list[OutboxRow]], None],
         on_lease_lost: Callable[[int], None],
     ) -> None:
         self.wake = asyncio.Event()
         self.exhausted = False
         self.lease_lost = 0
         self.parked = 0
+        self.taken = 0
         self._link = link
         self._pump = pump
         self._publisher = publisher
         self._marker = marker
         self._settings = settings
         self._source = source
+        self._probing = probing
         self._on_parked = on_parked
+        self._on_released = on_released
         self._on_lease_lost = on_lease_lost
         self._limit = settings.claim_rows
         self._more = False
         self._taking = True
+        self._writing = 0
         self._backoff = Backoff(base_seconds=0.1, cap_seconds=5.0)
         self._refused = Backoff(base_seconds=settings.refused_base_seconds, cap_seconds=settings.refused_cap_seconds)
 
-    def stop_taking(self) -> None:
-        """Claim no more; what was not sent is still written back."""
+    @property
+    def is_writing(self) -> bool:
+        """Whether rows are being given back at this moment."""
+        return self._writing > 0
+
+    def stop(self) -> None:
+        """Claim no more; ``run()`` ends once the claim under way, if any, has handed its rows on."""
         self._taking = False
         self.wake.set()
 
@@ -76,24 +88,26 @@ class Feeder:
             self.wake.set()
 
     async def run(self) -> None:
-        """Claim, probe and write back until cancelled."""
-        while True:
+        """Claim, probe and write back until ``stop()``."""
+        while self._taking:
             self.wake.clear()
             try:
                 await self.write_setbacks()
-                wait_seconds = await self._take() if self._taking else self._settings.poll_seconds
+                wait_seconds = await self._take()
                 self._backoff.reset()
             except TROUBLE as error:
                 # The link has logged it. Rows in memory stay ours until their lease ends, then anybody's.
                 _log.debug("the outbox cannot be reached: %s", error)
-                await asyncio.sleep(self._backoff.next_seconds())
+                await self._pause()
                 continue
             self._pump.expire(time.monotonic())
-            await _within(self.wake, wait_seconds)
+            if self._taking:
+                await _within(self.wake, wait_seconds)
 
     async def write_setbacks(self) -> None:
         """Release or fail what was not sent. What could not be written is kept for the next time."""
         setbacks, self._pump.setbacks = self._pump.setbacks, []
+        self._writing += 1
         try:
             released = sorted((s for s in setbacks if not s.refused), key=_release_key)
             for (delay_seconds, reason), group in groupby(released, key=_release_key):
@@ -105,12 +119,24 @@ class Feeder:
         except TROUBLE:
             self._pump.setbacks = setbacks + self._pump.setbacks
             raise
+        finally:
+            self._writing -= 1
+
+    async def _pause(self) -> None:
+        """Wait before the next attempt; hints do not shorten it, ``stop()`` does."""
+        until = time.monotonic() + self._backoff.next_seconds()
+        while self._taking and time.monotonic() < until:
+            self.wake.clear()
+            await _within(self.wake, until - time.monotonic())
 
     async def _release(self, rows: list[OutboxRow], delay_seconds: float, reason: str) -> None:
         released = await self._link.run(
             lambda store: store.release(rows, delay_seconds=delay_seconds, last_error=reason)
         )
         self._lost(len(rows) - released)
+        if not delay_seconds:
+            self.exhausted = False
+            self._on_released(rows)
 
     async def _fail(self, setback: Setback) -> None:
         self._refused.failures = setback.row.attempts
@@ -135,23 +161,26 @@ class Feeder:
         idle_seconds = self._settings.poll_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         if not self._may_take():
             return idle_seconds
-        await self._probe_broken()
-        await self._recover()
+        if self._probing:
+            await self._probe_broken()
+            await self._recover()
         proven = self._publisher.proven
         if self._pump.waiting >= self._settings.claim_rows or (not proven and not self._pump.is_idle):
             self._more = True
             return idle_seconds
         # A connection that has carried nothing yet is proved with a single row.
         limit = self._next_limit() if proven else 1
+        self.exhausted = False
         rows = await self._link.run(lambda store: self._source(store, limit))
         self.exhausted = len(rows) < limit
+        self.taken += len(rows)
         if rows:
             self._pump.feed(rows, time.monotonic() + self._settings.lease_seconds)
         if len(rows) == limit:
             self._more = True
             self.changed()
         next_probe_at = self._pump.breakers.next_due_at()
-        if next_probe_at is not None:
+        if self._probing and next_probe_at is not None:
             idle_seconds = min(idle_seconds, max(0.01, next_probe_at - time.monotonic()))
         return idle_seconds
 
@@ -185,9 +214,11 @@ class Feeder:
 
     async def _claim_route(self, breaker: Breaker, limit: int) -> list[OutboxRow]:
         exchange, routing_key = breaker.route
-        return await self._link.run(
+        rows = await self._link.run(
             lambda store: store.claim_route(exchange, routing_key, limit, self._settings.lease_seconds)
         )
+        self.taken += len(rows)
+        return rows
 
     def _lost(self, count: int) -> None:
         if count > 0:
