@@ -81,7 +81,7 @@ class BringUp:
         try:
             service.await_ready()
         except LocalFailure as failure:
-            self.notes.append(f"the {service.title} hung and is started anew ({failure})")
+            self.notes.append(f"{service.title} hung and is started anew ({failure})")
             return False
         return True
 
@@ -139,6 +139,7 @@ class BringUp:
                     step.note("starting on new data")
                 self._launch(server)
                 server.await_ready()
+                self.installation.record(server)
             step.done(RUNNING if running else "ready")
         step = self.steps.begin("Schema")
         done = databases.provision(server, self.installation.state.postgres) if server is not None else []

@@ -15,7 +15,7 @@ from outhaul_local.sample_orders import sample_order
 from outhaul_local.waiting import TimedOut, wait_for
 
 WAYBILL_SECONDS = 30.0
-WIDE = 110
+WIDE = 100
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ def place_first_orders(installation: Installation, console: Console, count: int)
 
 def _show(console: Console, placed: list[_Placed]) -> None:
     # Both ids in full, to be copied, fit 80 columns; the rest is shown where there is room.
-    roomy = not console.is_terminal or console.width >= WIDE
+    roomy = console.width >= WIDE
     table = Table(title=f"{len(placed)} orders, {len(placed)} waybills", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("order", "waybill", *(("customer", "lines") if roomy else ())):
         table.add_column(heading, no_wrap=True)
@@ -70,4 +70,4 @@ def _show(console: Console, placed: list[_Placed]) -> None:
         waybill = one.waybill or {}
         more = (one.customer, str(one.lines)) if roomy else ()
         table.add_row(one.order_id, str(waybill.get("waybill_id", "")), *more)
-    console.print(table, width=None if console.is_terminal else WIDE)
+    console.print(table)

@@ -17,6 +17,7 @@ from outhaul_local.processes import ProcessRef, Spawned, spawn, stop
 from outhaul_local.waiting import TimedOut, wait_for
 
 READY_SECONDS = 30.0
+HUNG_SECONDS = 8.0
 STOP_SECONDS = 20.0
 
 
@@ -57,6 +58,8 @@ class FunctionProcess:
 
     def await_ready(self) -> None:
         """Wait until ``/readyz`` says yes. The process is stopped if it does not. Raises :class:`LocalFailure`."""
+        # One that was there before us has had its time to start.
+        patience = READY_SECONDS if self._spawned is not None else HUNG_SECONDS
         last = ["no answer"]
 
         def ready() -> bool:
@@ -70,9 +73,9 @@ class FunctionProcess:
             return answer.status_code == 200
 
         try:
-            wait_for(ready, seconds=READY_SECONDS, what=f"the {self.name} function's readiness")
+            wait_for(ready, seconds=patience, what=f"the {self.name} function's readiness")
         except TimedOut as late:
-            self.stop()
+            self.stop(grace_seconds=1)
             raise LocalFailure(f"{late}; /readyz says: {last[0]}", log=self.log) from late
         except BaseException:
             # Ctrl-C too: what we launched and never saw ready must not stay.
@@ -85,8 +88,8 @@ class FunctionProcess:
             self._spawned.exit_code()
         return self.process is not None and self.process.alive()
 
-    def stop(self) -> None:
+    def stop(self, *, grace_seconds: float = STOP_SECONDS) -> None:
         """SIGTERM, which drains it; SIGKILL at the deadline."""
         if self.process is not None:
-            stop(self.process, first=signal.SIGTERM, grace_seconds=STOP_SECONDS, handle=self._spawned)
+            stop(self.process, first=signal.SIGTERM, grace_seconds=grace_seconds, handle=self._spawned)
         self.process = self._spawned = None

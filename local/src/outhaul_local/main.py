@@ -15,6 +15,7 @@ from outhaul_local.home import Home
 from outhaul_local.interrupts import Interrupted
 from outhaul_local.processes import tail
 
+WIDE = 110
 EXIT_FINE, EXIT_FINDING, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -43,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = parser().parse_args(arguments)
-    console = Console(highlight=False, soft_wrap=True)
+    # Where there is no terminal to ask, lines are as long as our tables are wide.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
     home = Home.choose(options.home)
     try:
         return _COMMANDS[options.command](options, home, console)

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -25,6 +26,8 @@ from outhaul_local.waiting import TimedOut, wait_for
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+RELAUNCH_SECONDS = 0.3
+_STILL_ENDING = ("pre-existing shared memory block", 'lock file "postmaster.pid" already exists')
 _FAST_SHUTDOWN = signal.SIGINT  # PostgreSQL manual, "Shutting Down the Server": roll back, checkpoint, exit
 
 
@@ -98,6 +101,8 @@ class PostgresServer:
     extra_settings: tuple[str, ...] = ()
     process: ProcessRef | None = None
     _spawned: Spawned | None = field(default=None, repr=False)
+    _log_before: int = field(default=0, repr=False)
+    _launched_at: float = field(default=0.0, repr=False)
 
     @property
     def data(self) -> Path:
@@ -172,6 +177,8 @@ class PostgresServer:
         command = [str(binaries / "postgres"), "-D", str(self.data)]
         for setting in settings:
             command += ["-c", setting]
+        self._launched_at = time.monotonic()
+        self._log_before = self.log.stat().st_size if self.log.exists() else 0
         self._spawned = spawn(
             command, environment=_environment(), log=self.log, folder=self.data, identity=self.identity
         )
@@ -183,7 +190,8 @@ class PostgresServer:
             wait_for(self._answers, seconds=START_SECONDS, what="PostgreSQL's first answer", interval_seconds=0.03)
         except TimedOut as late:
             self.stop()
-            raise LocalFailure(f"PostgreSQL did not start: {late}", log=self.log) from late
+            remedy = _hint(self._said_since_launch())
+            raise LocalFailure(f"PostgreSQL did not start: {late}", log=self.log, remedy=remedy) from late
         except BaseException:
             # Ctrl-C too: what we launched and never saw ready must not stay.
             self.stop()
@@ -191,11 +199,14 @@ class PostgresServer:
 
     def _answers(self) -> bool:
         if not self.alive():
-            raise LocalFailure(
-                "PostgreSQL ended at once",
-                log=self.log,
-                remedy=_hint(self.log.read_text(errors="replace")[-4000:]),
-            )
+            said = self._said_since_launch()
+            # After a SIGKILL the old server holds its lock file until it is reaped, and its children hold its
+            # shared memory until they notice.
+            if any(sign in said for sign in _STILL_ENDING):
+                if time.monotonic() - self._launched_at > RELAUNCH_SECONDS:
+                    self.launch()
+                return False
+            raise LocalFailure("PostgreSQL ended at once", log=self.log, remedy=_hint(said))
         try:
             psycopg.connect(self.url(), connect_timeout=2).close()
         except psycopg.OperationalError as error:
@@ -207,6 +218,11 @@ class PostgresServer:
                 ) from error
             return False
         return True
+
+    def _said_since_launch(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(self._log_before)
+            return file.read(100_000).decode("utf-8", "replace")
 
     def alive(self) -> bool:
         """Whether the server's process runs."""
@@ -230,7 +246,7 @@ def _hint(output: str) -> str:
     known = {
         "No space left on device": "free some disk space",
         "could not bind": "another program took the port; run the command again and another is chosen",
-        "pre-existing shared memory block": "an earlier server is still ending: try again in a few seconds",
+        "already exists": "another server runs on this data; end the process named in data/postmaster.pid",
         "database files are incompatible": "the data is of another version: `make down DATA=delete` removes it",
         "Operation not permitted": "the data folder belongs to another user: run as that user, or remove it",
     }

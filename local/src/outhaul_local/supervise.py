@@ -103,7 +103,7 @@ class Supervisor:
 
     def _start(self, due: list[Service]) -> None:
         for service in due:
-            _say(f"the {service.title} is dead; starting it")
+            _say(f"{service.title} is dead; starting it")
             try:
                 with self._interrupts.held_back():
                     self._restarts[service.title].started(time.monotonic())
@@ -112,10 +112,11 @@ class Supervisor:
                 # A function gets ready by itself; the servers are what it waits for.
                 if not isinstance(service, FunctionProcess):
                     service.await_ready()
+                    self._installation.record(service)
             except (LocalFailure, OSError) as failure:
-                _say(f"the {service.title} cannot be started: {failure}")
+                _say(f"{service.title} cannot be started: {failure}")
             else:
-                _say(f"the {service.title} is started")
+                _say(f"{service.title} is started")
 
 
 def _say(text: str) -> None:
