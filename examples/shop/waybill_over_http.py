@@ -15,18 +15,17 @@ from multiprocessing.connection import Connection
 
 import psycopg
 
+from shop import workers
 from shop.orders import INSERT_WAYBILL
 
 LATE_SECONDS = 0.75
-_processes = multiprocessing.get_context("spawn")
 
 
 @contextmanager
 def running(dsn: str) -> Iterator[str]:
     """The service in a process of its own for the length of the block; yields its URL."""
-    receive, tell = _processes.Pipe(duplex=False)
-    process = _processes.Process(target=_serve, args=(dsn, tell), daemon=True)
-    process.start()
+    receive, tell = multiprocessing.Pipe(duplex=False)
+    process = workers.start(_serve, dsn, tell)
     try:
         if not receive.poll(30):
             raise RuntimeError("the waybill service did not start within 30 s")

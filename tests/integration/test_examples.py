@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from support import BrokerUnderTest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -39,9 +43,26 @@ def injected_faults(output: str) -> int:
     return sum(counts[1:])
 
 
+@pytest.fixture
+def servers(postgres_url: str, broker: BrokerUnderTest) -> dict[str, str]:
+    """What `. .outhaul/env` would set."""
+    return {
+        "OUTHAUL_ORDER_DATABASE_URL": postgres_url,
+        "OUTHAUL_AMQP_URL": broker.amqp_url,
+        "OUTHAUL_MANAGEMENT_URL": broker.management_url,
+    }
+
+
 def test_the_naive_way_leaves_a_waybill_without_an_order_for_every_fault(postgres_url: str) -> None:
     output = run("01_naive.py", "--orders", "300", environment={"OUTHAUL_ORDER_DATABASE_URL": postgres_url})
     assert injected_faults(output) >= 20
     assert number(output, "inconsistent") >= injected_faults(output)
     assert number(output, "waybills without an order") == number(output, "inconsistent")
     assert number(output, "orders without a waybill") == 0
+
+
+def test_the_same_faults_leave_nothing_inconsistent_through_outhaul(servers: dict[str, str]) -> None:
+    output = run("02_outhaul.py", "--orders", "300", environment=servers)
+    assert injected_faults(output) >= 20
+    assert number(output, "connections cut with their confirms") >= 5
+    assert number(output, "inconsistent") == 0
