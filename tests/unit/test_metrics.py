@@ -36,6 +36,14 @@ def test_series_known_beforehand_start_at_zero_so_that_increase_sees_the_first()
     assert "outhaul_lease_lost_total 0.0" in text
 
 
+def test_a_gauge_nobody_set_has_no_series() -> None:
+    metrics = Metrics()
+    assert "outhaul_consumer_active" not in metrics.exposition()[0].decode()
+    assert "outhaul_broker_connected" not in metrics.exposition()[0].decode()
+    metrics.consumer_active.set(0)
+    assert "outhaul_consumer_active 0.0" in metrics.exposition()[0].decode()
+
+
 def test_a_closed_breaker_leaves_no_series_behind() -> None:
     metrics = Metrics()
     metrics.breaker_open.set(1, exchange="e", routing_key="k")

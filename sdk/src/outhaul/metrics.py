@@ -1,14 +1,17 @@
 """What Outhaul counts, as Prometheus metrics; without ``prometheus_client`` installed, it counts nothing and goes on.
 
 A sender or consumer is given one `Metrics`; the data path calls ``metrics.published.inc(outcome="confirmed")`` and
-knows nothing of Prometheus. Series whose labels are known beforehand start at 0, because an alert on ``increase()``
-cannot see a counter's first step from nothing to 1. docs/reference/metrics.md is checked against this module.
+knows nothing of Prometheus. Counters whose labels are known beforehand start at 0, because an alert on ``increase()``
+cannot see a counter's first step from nothing to 1; gauges appear when they are first set.
+
+docs/reference/metrics.md is checked against this module.
 """
 
 from __future__ import annotations
 
 import importlib
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,14 +90,32 @@ class Counter(Instrument):
 
 
 class Gauge(Instrument):
-    """A value that goes up and down."""
+    """A value that goes up and down. There is no series until it is first set.
+
+    A producer that reported 0 for "subscribed to the queue" would raise the alarm of a dead consumer, and a consumer
+    that reported 0 for the outbox's age would silence that of a dead sender.
+    """
 
     kind = "gauge"
 
+    def __init__(self, name: str, meaning: str, labels: Mapping[str, Sequence[str]] | None = None) -> None:
+        super().__init__(name, meaning, labels)
+        self._home: tuple[Any, Any] | None = None
+        self._creating = threading.Lock()
+
+    def register(self, client: Any, registry: Any) -> None:
+        """Remember where the metric belongs; it is created when it has a value."""
+        self._home = (client, registry)
+
     def set(self, value: float, **labels: str) -> None:
         """Replace the value; every label of the metric must be given."""
-        if self._metric is not None:
-            self._child(labels).set(value)
+        if self._home is None:
+            return
+        if self._metric is None:
+            with self._creating:
+                if self._metric is None:
+                    self._metric = self._create(*self._home)
+        self._child(labels).set(value)
 
     def remove(self, **labels: str) -> None:
         """Forget one series, so that labels of open values (routing keys) do not pile up for ever."""
