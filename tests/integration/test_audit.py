@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -60,8 +60,9 @@ def opened(outbox_dsn: str, inbox_dsn: str) -> Iterator[Sides]:
 
 
 @pytest.fixture
-def sides(outbox_dsn: str, inbox_dsn: str) -> Iterator[Sides]:
-    with opened(outbox_dsn, inbox_dsn) as both:
+def sides(make_database: Callable[..., str]) -> Iterator[Sides]:
+    dsn = make_database(("outbox", "inbox"))
+    with opened(dsn, dsn) as both:
         yield both
 
 
@@ -160,8 +161,9 @@ def test_two_consumers_need_a_choice(sides: Sides) -> None:
         audits.only_consumer(sides.inbox)
 
 
-def test_one_database_may_hold_both_sides(make_database: Any) -> None:
-    dsn = make_database(("outbox", "inbox"))
-    with opened(dsn, dsn) as both:
+def test_each_side_may_have_a_database_of_its_own(outbox_dsn: str, inbox_dsn: str) -> None:
+    with opened(outbox_dsn, inbox_dsn) as both:
         both.consume(both.send(5))
-        assert both.audit().matched == 5
+        both.send(2)
+        result = both.audit()
+        assert (result.matched, result.lost) == (5, 2)

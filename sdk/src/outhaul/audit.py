@@ -88,6 +88,7 @@ class Audit:
     until: datetime
     grace_seconds: float
     matched: int = 0
+    elsewhere: int = 0
     in_flight: int = 0
     dead_lettered: int = 0
     failing: int = 0
@@ -204,7 +205,7 @@ def _take(
             assert message_id is not None
             strange.append(message_id)
         elif not scope.routed(row.exchange, row.routing_key):
-            continue
+            result.elsewhere += 1
         elif message_id is not None:
             result.matched += 1
         elif row.sent_at > old:

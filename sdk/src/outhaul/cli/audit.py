@@ -15,7 +15,7 @@ from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import instant, write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
-from outhaul.cli.which import declared_or_none, queue_name_or_none
+from outhaul.cli.which import declared_or_none, is_named, queue_name_or_none
 from outhaul.depths import look
 from outhaul.dlq import DeadLetterQueue
 from outhaul.management import Management
@@ -26,6 +26,7 @@ from outhaul.topology import dead_letter_queue
 LEAST_GRACE_SECONDS = 10.0
 _NUMBERS = (
     ("matched", "sent and took effect"),
+    ("elsewhere", "sent by routes that do not lead to this consumer"),
     ("in_flight", "sent within the grace period"),
     ("failing", "delivered, failing, still being tried"),
     ("dead_lettered", "dead letters"),
@@ -44,7 +45,7 @@ _NUMBERS = (
         "outhaul audit --outbox-dsn postgresql://reader@a/shop --inbox-dsn postgresql://reader@b/shipping \\",
         "  --consumer shipping --type shop.order.created.v1 --output json",
         json='{"consumer", "since", "until", "grace_seconds", "clean": bool, "lost": int or null (unknown),\n'
-        '  "matched", "in_flight", "failing", "dead_lettered", "consumed_unmarked", "unsent", "parked",\n'
+        '  "matched", "elsewhere", "in_flight", "failing", "dead_lettered", "consumed_unmarked", "unsent", "parked",\n'
         '  "unaccounted", "never_sent": int, "waiting": int or null, "unaccounted_ids": [], "never_sent_ids": []}',
     )
 )
@@ -86,7 +87,7 @@ def audit(
 
     Reads both histories page by page in constant memory, without a long snapshot, so it may run beside the
     load. With --amqp-url and --management-url it tells what is lost from what still waits in a queue or is a
-    dead letter; without them it cannot, and says so. With a topology, only routes that lead to the queue count.
+    dead letter; without them it cannot, and says so. With --topology, only routes that lead to the queue count.
 
     Exit code 1 when something is lost, came from nowhere, or cannot be told.
     """
@@ -96,7 +97,8 @@ def audit(
         )
     outbox, inbox = parts.database("outbox"), parts.database("inbox")
     name = queue_name_or_none(parts, queue, topology)
-    declared = declared_or_none(parts, topology)
+    # One that merely happens to be installed may have nothing to do with these databases.
+    declared = declared_or_none(parts, topology) if is_named(parts, topology) else None
     is_declared = declared is not None and any(binding.queue == name for binding in declared.bindings)
     since: datetime | None = bounds["since"]
     scope = Scope(

@@ -78,6 +78,16 @@ class LazyGroup(click.Group):
 class Root(LazyGroup):
     """The outermost group: errors end here as one paragraph on stderr and an exit code, never as a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what neither PostgreSQL nor AMQP can carry, and what would come back as a defect."""
+        for argument in args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError as error:
+                shown = argument.encode("utf-8", "backslashreplace").decode()
+                raise click.UsageError(f"argument {shown!r} is not valid UTF-8") from error
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand and turn what it raises into an exit code."""
         try:

@@ -16,9 +16,14 @@ def declared(parts: Parts, source: str | None) -> Topology:
     return load_topology(source or from_environment, setting=setting)
 
 
+def is_named(parts: Parts, source: str | None) -> bool:
+    """Whether somebody named a topology, by option or environment."""
+    return bool(source or parts.environment.text_or_none("OUTHAUL_TOPOLOGY"))
+
+
 def declared_or_none(parts: Parts, source: str | None) -> Topology | None:
     """As above; None when nobody named one and none is installed."""
-    if source or parts.environment.text_or_none("OUTHAUL_TOPOLOGY"):
+    if is_named(parts, source):
         return declared(parts, source)
     try:
         return declared(parts, None)
