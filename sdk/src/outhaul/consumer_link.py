@@ -133,6 +133,9 @@ class Link:
         """Until ``stop``."""
         self._loop = asyncio.get_running_loop()
         beating = self._loop.create_task(self._keep_beating())
+        # Said from the start on, so that one who never gets a connection is seen as well.
+        self._metrics.connected.set(0, role="consumer")
+        self._metrics.consumer_active.set(0)
         self._publisher = Publisher(self._broker, name=f"outhaul {self._consumer}: retries and dead letters")
         try:
             async with self._publisher:

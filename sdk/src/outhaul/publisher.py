@@ -202,6 +202,9 @@ class Publisher:
         if self._task is None:
             loop = asyncio.get_running_loop()
             self._why = "connecting"
+            # Said from the start on, so that one who never gets a connection is seen as well.
+            self._metrics.connected.set(0, role="publisher")
+            self._metrics.broker_blocked.set(0)
             self._task = loop.create_task(self._run(), name=f"{self._name}: connection")
             self._watch = loop.create_task(self._watch_deadline(), name=f"{self._name}: confirm deadline")
 
