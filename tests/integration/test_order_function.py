@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import socket
 import subprocess
 import threading
@@ -20,6 +21,7 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import FunctionProcess, command, environment, running
+from outhaul import schema_apply
 from support import poll
 from support_amqp import through_port
 from support_proxy import Proxy
@@ -29,21 +31,55 @@ ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_pri
 NO_BROKER = "amqp://guest:guest@127.0.0.1:1/%2F"
 
 
+@pytest.fixture(scope="module")
+def dsn(postgres_url: str) -> Iterator[str]:
+    """One database for the tests that leave it as they found it."""
+    name = f"test_order_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres_url, autocommit=True) as conn:
+        conn.execute(f"CREATE DATABASE {name}".encode())
+    shared = urlsplit(postgres_url)._replace(path=f"/{name}").geturl()
+    with psycopg.connect(shared, autocommit=True) as conn:
+        schema_apply.apply(conn, "order")
+    yield shared
+    with psycopg.connect(postgres_url, autocommit=True) as conn:
+        conn.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, dsn: str) -> Iterator[FunctionProcess]:
+    with running(MODULE, tmp_path_factory.mktemp("order"), settings_for(dsn)) as process:
+        process.wait_ready()
+        yield process
+
+
 @pytest.fixture
-def dsn(make_database: MakeDatabase) -> str:
+def function(shared: FunctionProcess, dsn: str) -> FunctionProcess:
+    """The shared process, its tables empty."""
+    with psycopg.connect(dsn) as conn:
+        conn.execute("TRUNCATE orders, idempotency_keys, outbox, outbox_sent")
+    return shared
+
+
+@pytest.fixture
+def own_dsn(make_database: MakeDatabase) -> str:
     return make_database(("order",))
 
 
 @pytest.fixture
-def settings(dsn: str) -> dict[str, str]:
-    return {"OUTHAUL_ORDER_DATABASE_URL": dsn, "OUTHAUL_AMQP_URL": NO_BROKER}
+def settings(own_dsn: str) -> dict[str, str]:
+    return settings_for(own_dsn)
 
 
 @pytest.fixture
-def function(tmp_path: Path, settings: dict[str, str]) -> Iterator[FunctionProcess]:
+def own(tmp_path: Path, settings: dict[str, str]) -> Iterator[FunctionProcess]:
+    """A process, with a database, that the test may spoil."""
     with running(MODULE, tmp_path, settings) as process:
         process.wait_ready()
         yield process
+
+
+def settings_for(dsn: str) -> dict[str, str]:
+    return {"OUTHAUL_ORDER_DATABASE_URL": dsn, "OUTHAUL_AMQP_URL": NO_BROKER}
 
 
 def rows(dsn: str, query: str) -> list[tuple[Any, ...]]:
@@ -258,8 +294,7 @@ def test_a_body_of_ten_megabytes_is_a_413(function: FunctionProcess, dsn: str, c
 
 
 def test_a_body_that_never_ends_is_not_read_beyond_the_limit(function: FunctionProcess) -> None:
-    address = urlsplit(str(function.http.base_url))
-    with socket.create_connection((address.hostname or "", address.port or 0), timeout=15) as sock:
+    with raw(function) as sock:
         sock.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
         sock.sendall(b"Transfer-Encoding: chunked\r\n\r\n")
         for _ in range(40):
@@ -271,15 +306,53 @@ def test_a_body_that_never_ends_is_not_read_beyond_the_limit(function: FunctionP
             pass
 
 
-def test_a_client_that_goes_away_mid_body_leaves_nothing(function: FunctionProcess, dsn: str) -> None:
+def raw(function: FunctionProcess) -> socket.socket:
     address = urlsplit(str(function.http.base_url))
-    with socket.create_connection((address.hostname or "", address.port or 0)) as sock:
-        sock.sendall(
-            b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
-        )
+    return socket.create_connection((address.hostname or "", address.port or 0), timeout=30)
+
+
+def test_a_head_without_end_is_refused(function: FunctionProcess) -> None:
+    with raw(function) as endless:
+        endless.sendall(b"POST /orders HTTP/1.1\r\n" + b"X-Filler: %b\r\n" % (b"x" * 990) * 80)
+        assert endless.recv(65536).startswith(b"HTTP/1.1 431")
+    assert function.http.post("/orders", json=ORDER).status_code == 201
+
+
+REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = (SELECT code FROM refusal); END $$;
+CREATE TABLE refusal (code text);
+INSERT INTO refusal VALUES ('');
+CREATE TRIGGER refuse BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION refuse()"""
+
+
+def test_a_database_that_cannot_commit_is_a_503_and_nothing_is_written(function: FunctionProcess, dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(REFUSE)
+        for code in ("53100", "53200", "53300", "40001", "40P01", "55P03", "58030", "42501"):
+            conn.execute("UPDATE refusal SET code = %s", (code,))
+            answer = function.http.post("/orders", json=ORDER, headers={"Idempotency-Key": f"order-{code}"})
+            assert answer.status_code == 503, code
+            assert int(answer.headers["retry-after"]) >= 1
+            assert problem(answer)["type"].endswith("cannot-commit")
+            assert code in problem(answer)["detail"]
+        conn.execute("UPDATE refusal SET code = '22012'")
+        answer = function.http.post("/orders", json=ORDER)
+        assert answer.status_code == 500
+        assert problem(answer)["type"].endswith("internal-error")
+        assert written(dsn) == (0, 0, 0)
+        conn.execute("DROP TRIGGER refuse ON orders")
+    assert function.http.post("/orders", json=ORDER).status_code == 201
+
+
+def test_a_client_that_goes_away_mid_body_leaves_nothing(function: FunctionProcess, dsn: str) -> None:
+    before = function.log.read_text().count('"stack"')
+    with raw(function) as sock:
+        sock.sendall(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+        sock.sendall(b"Content-Length: 100\r\n\r\n{")
     assert function.http.post("/orders", json=ORDER).status_code == 201
     assert written(dsn)[0] == 1
-    assert '"error"' not in function.log.read_text()
+    assert function.log.read_text().count('"stack"') == before
 
 
 def test_wrong_methods_and_paths_are_problems(function: FunctionProcess) -> None:
@@ -298,7 +371,7 @@ def test_health_metrics_and_the_openapi_document_are_there(function: FunctionPro
     assert function.http.get("/healthz").json() == {"status": "ok"}
     function.http.post("/orders", json=ORDER)
     metrics = function.http.get("/metrics")
-    assert 'outhaul_http_requests_total{route="POST /orders",status="201"} 1.0' in metrics.text
+    assert 'outhaul_http_requests_total{route="POST /orders",status="201"}' in metrics.text
     document = function.http.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
@@ -314,12 +387,12 @@ def test_health_metrics_and_the_openapi_document_are_there(function: FunctionPro
 
 
 def test_it_starts_without_the_database_and_comes_back_with_it(
-    tmp_path: Path, settings: dict[str, str], dsn: str
+    tmp_path: Path, settings: dict[str, str], own_dsn: str
 ) -> None:
-    parts = urlsplit(dsn)
+    parts = urlsplit(own_dsn)
     with Proxy(parts.hostname or "", parts.port or 5432) as proxy, ExitStack() as stack:
         proxy.stop()
-        away = {**settings, "OUTHAUL_ORDER_DATABASE_URL": through_port(dsn, proxy.port)}
+        away = {**settings, "OUTHAUL_ORDER_DATABASE_URL": through_port(own_dsn, proxy.port)}
         process = stack.enter_context(running(MODULE, tmp_path, away))
         process.wait_alive()
         ready = process.http.get("/readyz")
@@ -336,14 +409,15 @@ def test_it_starts_without_the_database_and_comes_back_with_it(
 
 
 def test_a_database_that_falls_silent_is_a_503_and_no_order_is_doubled(
-    tmp_path: Path, settings: dict[str, str], dsn: str
+    tmp_path: Path, settings: dict[str, str], own_dsn: str
 ) -> None:
-    parts = urlsplit(dsn)
+    parts = urlsplit(own_dsn)
     headers = {"Idempotency-Key": "order-1"}
     with Proxy(parts.hostname or "", parts.port or 5432) as proxy, ExitStack() as stack:
         through = {
             **settings,
-            "OUTHAUL_ORDER_DATABASE_URL": through_port(dsn, proxy.port) + "?tcp_user_timeout=2000&connect_timeout=2",
+            "OUTHAUL_ORDER_DATABASE_URL": through_port(own_dsn, proxy.port)
+            + "?tcp_user_timeout=2000&connect_timeout=2",
             "OUTHAUL_DATABASE_TIMEOUT": "500ms",
         }
         process = stack.enter_context(running(MODULE, tmp_path, through))
@@ -352,11 +426,12 @@ def test_a_database_that_falls_silent_is_a_503_and_no_order_is_doubled(
         answer = process.http.post("/orders", json=ORDER, headers=headers)
         assert answer.status_code == 503
         assert problem(answer)["type"].endswith("outcome-unknown")
+        assert UUID(problem(answer)["order_id"]).version == 7
         proxy.heal()
         # What was held back arrives now: the order may be there, and the key finds it.
         again = poll(lambda: accepted(process, headers), seconds=30, what="the order")
         assert again is not None
-        assert written(dsn) == (1, 1, 1)
+        assert written(own_dsn) == (1, 1, 1)
 
 
 def accepted(process: FunctionProcess, headers: dict[str, str]) -> httpx.Response | None:
@@ -368,20 +443,23 @@ def test_connections_the_server_closed_are_replaced_unseen(function: FunctionPro
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda _: function.http.post("/orders", json=ORDER), range(50)))
     with psycopg.connect(dsn, autocommit=True) as conn:
-        [(ended,)] = conn.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        ).fetchall()
-        assert ended >= 1
-        gone = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        poll(lambda: conn.execute(gone).fetchone() is not None, what="the connections' end")
+        ended = [
+            pid
+            for pid, _ in conn.execute(
+                "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        ]
+        assert ended
+        left = "SELECT pid FROM pg_stat_activity WHERE pid = ANY(%s)"
+        poll(lambda: not conn.execute(left, (ended,)).fetchall(), what="the connections' end")
     answers = [function.http.post("/orders", json=ORDER).status_code for _ in range(10)]
     assert answers == [201] * 10
 
 
-def test_a_database_that_is_read_only_is_a_503(function: FunctionProcess, dsn: str) -> None:
-    name = urlsplit(dsn).path[1:]
-    with psycopg.connect(dsn, autocommit=True) as conn:
+def test_a_database_that_is_read_only_is_a_503(own: FunctionProcess, own_dsn: str) -> None:
+    name = urlsplit(own_dsn).path[1:]
+    with psycopg.connect(own_dsn, autocommit=True) as conn:
         conn.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
         conn.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -389,14 +467,14 @@ def test_a_database_that_is_read_only_is_a_503(function: FunctionProcess, dsn: s
         )
 
     def refused() -> httpx.Response | None:
-        answer = function.http.post("/orders", json=ORDER)
+        answer = own.http.post("/orders", json=ORDER)
         return answer if answer.status_code == 503 and "25006" in answer.text else None
 
     answer = poll(refused, what="a refusal")
     assert answer is not None
     assert problem(answer)["type"].endswith("cannot-commit")
     assert answer.headers["retry-after"]
-    assert function.http.get("/readyz").status_code == 503
+    assert own.http.get("/readyz").status_code == 503
 
 
 def test_a_database_without_the_tables_is_not_ready_and_says_what_to_run(
@@ -411,17 +489,16 @@ def test_a_database_without_the_tables_is_not_ready_and_says_what_to_run(
         assert process.http.post("/orders", json=ORDER).status_code == 503
 
 
-def test_a_statement_that_does_not_end_is_given_up(tmp_path: Path, settings: dict[str, str], dsn: str) -> None:
+def test_a_statement_that_does_not_end_is_given_up(tmp_path: Path, settings: dict[str, str], own_dsn: str) -> None:
     with running(MODULE, tmp_path, {**settings, "OUTHAUL_DATABASE_TIMEOUT": "500ms"}) as process:
         process.wait_ready()
-        with psycopg.connect(dsn) as conn:
+        with psycopg.connect(own_dsn) as conn:
             conn.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
             answer = process.http.post("/orders", json=ORDER)
             assert answer.status_code == 503
-            assert problem(answer)["type"].endswith("outcome-unknown")
-            assert UUID(problem(answer)["order_id"]).version == 7
+            assert problem(answer)["type"].endswith("cannot-commit")
         assert process.http.post("/orders", json=ORDER).status_code == 201
-        assert written(dsn)[0] == 1
+        assert written(own_dsn)[0] == 1
 
 
 WAITING = """
@@ -429,18 +506,18 @@ SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database
 WHERE NOT granted AND datname = current_database()"""
 
 
-def test_sigterm_finishes_what_was_begun_and_ends_with_0(function: FunctionProcess, dsn: str) -> None:
-    with psycopg.connect(dsn) as conn, ThreadPoolExecutor(1) as threads:
+def test_sigterm_finishes_what_was_begun_and_ends_with_0(own: FunctionProcess, own_dsn: str) -> None:
+    with psycopg.connect(own_dsn) as conn, ThreadPoolExecutor(1) as threads:
         conn.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
-        pending = threads.submit(function.http.post, "/orders", json=ORDER)
-        poll(lambda: rows(dsn, WAITING)[0][0] == 1, what="the order to wait for the table")
-        function.process.terminate()
-        address = urlsplit(str(function.http.base_url))
+        pending = threads.submit(own.http.post, "/orders", json=ORDER)
+        poll(lambda: rows(own_dsn, WAITING)[0][0] == 1, what="the order to wait for the table")
+        own.process.terminate()
+        address = urlsplit(str(own.http.base_url))
         poll(lambda: refuses(address.hostname or "", address.port or 0), what="the port to close")
         conn.rollback()
         assert pending.result().status_code == 201
-    assert function.process.wait(timeout=20) == 0
-    assert written(dsn)[:2] == (1, 1)
+    assert own.process.wait(timeout=20) == 0
+    assert written(own_dsn)[:2] == (1, 1)
 
 
 def refuses(host: str, port: int) -> bool:

@@ -8,8 +8,11 @@ which in that mode would stick to somebody else's server connection.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import select
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, LiteralString
@@ -27,6 +30,38 @@ _ENDS_CONNECTION: Final = frozenset({"57P01", "57P02", "57P03", "57P04", "57P05"
 _NOT_NOW: Final = ("25", "40", "53", "55", "57", "58", "XX")
 _WRONG_SCHEMA: Final = frozenset({"42P01", "42703", "42501", "42883", "3F000"})
 _RECONNECT_SECONDS: Final = 2.0
+_CANCEL_SECONDS: Final = 1.0
+
+
+class _Deadline:
+    """Ends a statement that takes too long: asks the server to cancel it, and cuts the connection if that is no use."""
+
+    def __init__(self, conn: psycopg.AsyncConnection[Any], seconds: float) -> None:
+        self._conn = conn
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
+
+    def has_passed(self) -> bool:
+        """The statement has ended: by itself (False), or not before its time was over."""
+        self._timer.cancel()
+        if self._task is None:
+            return False
+        self._task.cancel()
+        return True
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._end_statement())
+
+    async def _end_statement(self) -> None:
+        try:
+            await self._conn.cancel_safe(timeout=_CANCEL_SECONDS)
+            # The server's answer to a cancelled statement is due at once.
+            await asyncio.sleep(_CANCEL_SECONDS)
+        except psycopg.Error as error:
+            _log.debug("a statement could not be cancelled: %s", error)
+        # Closing would pull the socket from under the one who waits on it; shut down, it tells him of its end.
+        with socket.socket(fileno=os.dup(self._conn.fileno())) as same, contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
 
 
 class NotCommitted(Exception):
@@ -44,7 +79,7 @@ class OutcomeUnknown(NotCommitted):
 class Database:
     """At most ``size`` connections; requests beyond them wait ``wait_seconds``, and at most ``queue`` of them.
 
-    Starts without the database, and comes back with it. ``deadline_seconds`` bounds a statement with its wait;
+    Starts without the database, and comes back with it. ``deadline_seconds`` bounds a statement;
     ``prepared_statements`` must be False behind a pgbouncer that does not track them.
     """
 
@@ -93,33 +128,39 @@ class Database:
         """
         sent = False
         try:
-            async with asyncio.timeout(self._deadline_seconds):
-                conn = await self._checkout()
-                try:
-                    cursor = conn.cursor(binary=True)
-                    sent = True
-                    await cursor.execute(query, parameters)
-                    rows = await cursor.fetchall() if cursor.description else []
-                finally:
-                    await self._pool.putconn(conn)
-        except (TimeoutError, psycopg.Error) as error:
+            conn = await self._checkout()
+            deadline = _Deadline(conn, self._deadline_seconds)
+            try:
+                cursor = conn.cursor(binary=True)
+                sent = True
+                await cursor.execute(query, parameters)
+                rows = await cursor.fetchall() if cursor.description else []
+            finally:
+                if deadline.has_passed():
+                    # The cancellation may still be on its way, and must not hit the next statement.
+                    await conn.close()
+                await self._pool.putconn(conn)
+        except psycopg.Error as error:
             failure = failure_of(error, sent=sent)
             if failure is None:
                 raise
-            self._note(failure.why)
+            self._note(failure.why, error)
             raise failure from error
         if self._trouble:
             self._note("")
         return rows
 
-    def _note(self, trouble: str) -> None:
+    def _note(self, trouble: str, error: psycopg.Error | None = None) -> None:
         """Log an outage when it begins, changes or ends, not once for every request in it."""
-        if trouble != self._trouble:
-            if trouble:
-                _log.warning("database of %s: %s", self._name, trouble)
-            else:
-                _log.info("database of %s answers again", self._name)
-            self._trouble = trouble
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if error is None:
+            _log.info("database of %s answers again", self._name)
+        else:
+            # The first line alone: what follows may quote the row.
+            said = error.diag.message_primary or str(error).partition("\n")[0]
+            _log.warning("database of %s: %s", self._name, trouble, extra={"said": said})
 
     async def _checkout(self) -> psycopg.AsyncConnection[Any]:
         """A connection that the server has not closed meanwhile: told from its socket, without a round trip."""
@@ -138,11 +179,9 @@ def failure_of(error: BaseException, *, sent: bool) -> NotCommitted | None:
     for kind, why in _POOL_FAILURES.items():
         if isinstance(error, kind):
             return NotCommitted(why)
-    if isinstance(error, TimeoutError):
-        why = "the database did not answer in time"
-    elif isinstance(error, psycopg.Error) and error.sqlstate is not None:
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
         return _refusal(error, error.sqlstate)
-    elif isinstance(error, psycopg.OperationalError):
+    if isinstance(error, psycopg.OperationalError):
         why = "the connection to the database was lost" if sent else "there is no connection to the database"
     else:
         return None
@@ -154,8 +193,9 @@ def _refusal(error: psycopg.Error, state: str) -> NotCommitted | None:
     if state in _ENDS_CONNECTION or state.startswith("08"):
         return OutcomeUnknown(f"the database ended the connection ({state})")
     if state in _WRONG_SCHEMA:
-        _log.error("the database lacks a table, a column or a grant: %s", error.diag.message_primary)
         return NotCommitted(f"the database's schema or grants are not those of this release ({state})")
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return NotCommitted(f"the database did not do it in time ({state})")
     if state.startswith(_NOT_NOW):
         return NotCommitted(f"{error.diag.message_primary or 'the database refused'} ({state})")
     return None

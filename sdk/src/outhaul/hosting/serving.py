@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Iterator
 
 from starlette.types import ASGIApp
@@ -18,13 +19,14 @@ from uvicorn.config import Config
 from uvicorn.server import Server
 
 from outhaul.errors import ConfigurationError
+from outhaul.hosting.protocol import BoundedProtocol, close_overdue
 
 KEEP_ALIVE_SECONDS = 75  # longer than the idle timeout of usual proxies, so that they close first
 BACKLOG = 2048
 
 
 def listen(host: str, port: int, *, host_setting: str, port_setting: str) -> socket.socket:
-    """A socket that is bound, so that a taken port is known at start. Raises ConfigurationError naming the setting."""
+    """A listening socket, so that a taken port is known at start. Raises ConfigurationError naming the setting."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -35,6 +37,8 @@ def listen(host: str, port: int, *, host_setting: str, port_setting: str) -> soc
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        # At once: SO_REUSEADDR lets two processes bind one port, and only one of them listen.
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         setting, value = (host_setting, host) if "assign" in str(error.strerror) else (port_setting, str(port))
@@ -62,12 +66,13 @@ class HttpServer:
         self._server = _Server(
             Config(
                 app,
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
@@ -117,6 +122,12 @@ class _Server(Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         self.accepting.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        # uvicorn calls it ten times a second.
+        if counter % 10 == 0:
+            close_overdue(self.server_state.connections, now=time.monotonic())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
