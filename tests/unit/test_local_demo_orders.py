@@ -79,12 +79,19 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> No
         assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize(("number", "rate"), [(0, None), (-1, None), (10**9, None), (1, 0.0), (1, -5.0), (1, 1e9)])
-def test_numbers_out_of_bounds_are_refused(number: int, rate: float | None) -> None:
-    with pytest.raises(ConfigurationError):
+@pytest.mark.parametrize(
+    ("number", "rate", "name"),
+    [
+        *((number, None, "N") for number in ("0", "-1", "1e3", "abc", "", "9" * 5000, "²")),
+        *((None, rate, "RATE") for rate in ("0", "-5", "1e9", "nan", "inf", "fast", "")),
+    ],
+)
+def test_a_number_that_cannot_be_used_is_refused_by_its_name(number: str | None, rate: str | None, name: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
         DemoOptions.checked(number=number, rate=rate, file=None, kill=False, seed=None)
+    assert refused.value.setting == name
 
 
-def test_a_rate_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="RATE"):
-        DemoOptions.checked(number=None, rate=float("nan"), file=None, kill=False, seed=None)
+def test_numbers_are_taken_as_a_person_writes_them() -> None:
+    wanted = DemoOptions.checked(number="500", rate="12.5", file=None, kill=True, seed=3)
+    assert (wanted.number, wanted.rate, wanted.kill, wanted.seed) == (500, 12.5, True, 3)

@@ -191,4 +191,4 @@ def test_a_wrong_number_is_refused_before_anything_is_looked_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--home", str(tmp_path), "demo", "--number", "0"]) == 2
-    assert "N=0" in capsys.readouterr().out
+    assert "N='0'" in capsys.readouterr().out

@@ -28,6 +28,8 @@ def provision(server: PostgresServer, state: PostgresState) -> list[str]:
     try:
         with psycopg.connect(server.url(), autocommit=True) as conn:
             _role(conn, ADMIN, state.admin_password)
+            # So that `outhaul doctor` can name a transaction that keeps rows from being vacuumed, whosever it is.
+            conn.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(ADMIN)))
             for function in FUNCTIONS:
                 _role(conn, role(function), state.role_passwords[function])
                 _database(conn, function)

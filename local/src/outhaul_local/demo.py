@@ -33,6 +33,10 @@ GIVE_UP_SECONDS = 60.0
 # The waybills' wait ends when their number has stood still for so long. A lease is 30 s, and then it goes on.
 STANDSTILL_SECONDS = 90.0
 DEFAULT_NUMBER = 10_000
+MOST_ORDERS = 10_000_000
+HIGHEST_RATE = 100_000
+# A confirm is written down in batches, shortly after the consumer has the message.
+MARKING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +51,23 @@ class DemoOptions:
 
     @classmethod
     def checked(
-        cls, *, number: int | None, rate: float | None, file: str | None, kill: bool, seed: int | None
+        cls, *, number: str | None, rate: str | None, file: str | None, kill: bool, seed: int | None
     ) -> DemoOptions:
-        """Raises ConfigurationError naming the make variable."""
-        if number is not None and not 1 <= number <= 10_000_000:
-            raise ConfigurationError("N", number, "write a number of orders from 1 to 10000000")
-        if rate is not None and not 0 < rate <= 100_000:
-            raise ConfigurationError("RATE", rate, "write orders per second, above 0 and at most 100000")
-        return cls(number, rate, file, kill, secrets.randbits(32) if seed is None else seed)
+        """From text as a person gives it. Raises ConfigurationError naming the make variable."""
+        orders = None
+        if number is not None:
+            if not (number.isascii() and number.isdigit() and len(number) <= 9 and 1 <= int(number) <= MOST_ORDERS):
+                raise ConfigurationError("N", number, f"write a number of orders from 1 to {MOST_ORDERS}")
+            orders = int(number)
+        per_second = None
+        if rate is not None:
+            try:
+                per_second = float(rate)
+            except ValueError:
+                per_second = 0.0
+            if not 0 < per_second <= HIGHEST_RATE:
+                raise ConfigurationError("RATE", rate, f"write orders per second, above 0 and at most {HIGHEST_RATE}")
+        return cls(orders, per_second, file, kill, secrets.randbits(32) if seed is None else seed)
 
 
 @dataclass(slots=True)
@@ -173,14 +186,13 @@ class _Demo:
     def _drain(self) -> Ledger:
         """Wait until every order has a waybill, or their number stands still."""
         with self._bar() as bar:
-            task = bar.add_task("waybills")
+            # A killed sender's last rows are held until its lease ends, and then they are sent by another.
+            task = bar.add_task("waybills (leases may have to end)" if self._killer.kills["order"] else "waybills")
             ledger = self._ledger()
             moved_at = time.monotonic()
             pause = 0.1
-            while ledger.committed > ledger.waybills + ledger.parked:
+            while not self._settled(ledger, time.monotonic() - moved_at):
                 bar.update(task, total=ledger.committed, completed=ledger.waybills)
-                if time.monotonic() - moved_at > STANDSTILL_SECONDS:
-                    break
                 time.sleep(pause)
                 before, looked_at = ledger.waybills, time.monotonic()
                 ledger = self._ledger()
@@ -190,6 +202,12 @@ class _Demo:
                     moved_at = time.monotonic()
             bar.update(task, total=ledger.committed, completed=ledger.waybills)
         return ledger
+
+    def _settled(self, ledger: Ledger, still_seconds: float) -> bool:
+        """Whether there is nothing left to wait for; ``still_seconds``: since when no waybill came."""
+        if ledger.committed > ledger.waybills + ledger.parked:
+            return still_seconds > STANDSTILL_SECONDS
+        return ledger.sent + ledger.parked >= ledger.committed or still_seconds > MARKING_SECONDS
 
     def _ledger(self) -> Ledger:
         try:

@@ -227,7 +227,10 @@ class Installation:
     def write_env(self) -> None:
         """Write the file to source."""
         settings = self.settings_for_people()
-        remember_issued(self.home, settings.values())
+        # Somebody else's server stays somebody else's when this file is sourced.
+        external = self.state.external
+        foreign = {external.amqp_url, external.management_url, external.alert_webhook_url, *external.databases.values()}
+        remember_issued(self.home, set(settings.values()) - foreign)
         lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
         heading = "# Settings of the local installation; `source` this file to use the `outhaul` command on it."
         write_private(self.home.env_file, "\n".join([heading, *lines]) + "\n")

@@ -19,6 +19,15 @@ WIDE = 110
 EXIT_FINE, EXIT_FINDING, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
+class _Console(Console):
+    """A console whose reader may go: ``make up | head`` must not stop half-way what it brings up."""
+
+    def on_broken_pipe(self) -> None:
+        """Write no more, and go on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="outhaul-local", description=__doc__)
@@ -31,8 +40,8 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("--delete-data", action="store_true", help="remove the data too")
     commands.add_parser("doctor", help="check what all this needs")
     demo = commands.add_parser("demo", help="send a stream of orders and account for every one")
-    demo.add_argument("-n", "--number", type=int, default=None, help="how many orders (default 10000)")
-    demo.add_argument("--rate", type=float, default=None, help="orders per second (default: as many as go)")
+    demo.add_argument("-n", "--number", default=None, help="how many orders (default 10000)")
+    demo.add_argument("--rate", default=None, help="orders per second (default: as many as go)")
     demo.add_argument("--file", default=None, help="orders as JSON Lines; - reads standard input")
     demo.add_argument("--kill", action="store_true", help="kill the functions at random meanwhile")
     demo.add_argument("--seed", type=int, default=None, help="seed of the random orders and kills")
@@ -45,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = parser().parse_args(arguments)
     # Where there is no terminal to ask, lines are as long as our tables are wide.
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+    console = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
     home = Home.choose(options.home)
     try:
         return _COMMANDS[options.command](options, home, console)
@@ -58,10 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("\nInterrupted.")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more while it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FINDING
 
 
 def _tell(console: Console, failure: LocalFailure | OuthaulError) -> None:
