@@ -55,7 +55,8 @@ def apply(parts: Parts, components: tuple[str, ...], dry_run: bool, as_json: boo
         schema_apply.steps(component)  # refuses a name that is not installed before anything is opened
         conn = parts.database(component)
         before = schema_apply.plan(conn, component)
-        steps = list(before.missing) if dry_run else schema_apply.apply(conn, component)
+        planned = [step for plan in schema_apply.plans(conn, component) for step in plan.missing]
+        steps = planned if dry_run else schema_apply.apply(conn, component)
         results.append(
             {
                 "component": component,
