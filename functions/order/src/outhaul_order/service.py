@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from outhaul.alerts import Alerter
 from outhaul.hosting.database import Database
 from outhaul.hosting.serving import HttpServer, listen, stop_on_signals
 from outhaul.metrics import Metrics
@@ -34,6 +35,12 @@ async def serve(config: OrderConfig) -> None:
         deadline_seconds=config.database_timeout_seconds,
         prepared_statements=config.prepared_statements,
     )
+    alerter = Alerter(
+        config.alert_webhook_url,
+        setting="OUTHAUL_ALERT_WEBHOOK_URL",
+        common_labels={"service": "outhaul-order"},
+        metrics=metrics,
+    )
     sender = Sender(
         outbox,
         dsn=config.database,
@@ -41,6 +48,7 @@ async def serve(config: OrderConfig) -> None:
         name="outhaul-order",
         settings=config.sender,
         metrics=metrics,
+        alerter=alerter,
     )
     store = OrderStore(database, outbox, sender, keep_keys_seconds=config.keep_keys_seconds)
     server = HttpServer(
@@ -61,4 +69,5 @@ async def serve(config: OrderConfig) -> None:
         await sender.close()
         await housekeeping
         await database.close()
+        await asyncio.to_thread(alerter.close)
     _log.info("stopped")
