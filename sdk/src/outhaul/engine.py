@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from outhaul.breaker import Breaker, Phase
@@ -104,6 +104,8 @@ class Engine:
             on_released=on_released,
             on_lease_lost=metrics.lease_lost.inc,
         )
+        self.clock_lead: timedelta | None = None  # the database's clock less ours; None until compared
+        self.status_changed = asyncio.Event()
         self._status = ""
         self._moved = asyncio.Event()
         self._feeding: asyncio.Task[None] | None = None
@@ -228,8 +230,10 @@ class Engine:
 
     def _mark(self, ids: list[UUID], last: OutboxRow) -> None:
         self.marker.add(ids)
-        # One row of a batch stands for it: observing each would cost more than it tells.
-        self.metrics.commit_to_confirm_seconds.observe(max(0.0, (datetime.now(UTC) - last.created_at).total_seconds()))
+        if self.clock_lead is not None:
+            # One row of a batch stands for it: observing each would cost more than it tells.
+            age = datetime.now(UTC) + self.clock_lead - last.created_at
+            self.metrics.commit_to_confirm_seconds.observe(max(0.0, age.total_seconds()))
 
     def _marked(self, count: int) -> None:
         self.metrics.sent.inc(count)
@@ -239,6 +243,7 @@ class Engine:
         status = self.publisher.status
         if status != self._status:
             self._status = status
+            self.status_changed.set()
             if status == "connected":
                 self.feeder.wake.set()
             elif status != "reopening":

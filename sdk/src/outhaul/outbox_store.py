@@ -258,6 +258,15 @@ class OutboxStore:
         cursor = await self._execute(queries.IDS_PARKED, {"after": after, "limit": limit})
         return [row[0] for row in await cursor.fetchall()]
 
+    async def clock(self) -> datetime:
+        """The database's clock: the one that ages and leases go by."""
+        cursor = await self._execute("SELECT clock_timestamp()", ())
+        row = await cursor.fetchone()
+        if row is None:  # it always yields one
+            raise DatabaseUnreachable(self._database.address, "the clock returned nothing")
+        at: datetime = row[0]
+        return at
+
     async def heartbeat(self, sender_id: UUID, *, name: str, host: str, version: str, state: str) -> None:
         """Say that this sender lives, and how it fares."""
         await self._execute(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import threading
 import time
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
+from outhaul.alerts import Alerter
 from outhaul.engine import Engine, RouteTrouble
 from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.handover import HandOverLease, Reservations
@@ -23,11 +23,10 @@ from outhaul.metrics import Metrics
 from outhaul.outbox import Outbox
 from outhaul.outbox_store import OutboxRow
 from outhaul.pump import Setback
+from outhaul.sender_alerts import SenderAlerts
 from outhaul.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 from outhaul.tending import Tending
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,8 @@ class Sender:
     """``async with Sender(outbox, dsn=..., amqp_url=...) as sender``: sends until the block ends, then drains.
 
     Starts without the broker and without the database, and waits for neither. ``outbox`` is only kept for the
-    caller's convenience: rows of every exchange are sent. ``settings`` bounds it, ``metrics`` counts.
-    Raises ConfigurationError for what cannot work.
+    caller's convenience: rows of every exchange are sent. ``settings`` bounds it, ``metrics`` counts,
+    ``alerter`` (the caller's, to be closed by the caller) tells people. Raises ConfigurationError for what cannot work.
     """
 
     def __init__(
@@ -68,6 +67,7 @@ class Sender:
         name: str = "outhaul sender",
         settings: SenderSettings | None = None,
         metrics: Metrics | None = None,
+        alerter: Alerter | None = None,
     ) -> None:
         if not name or not name.isprintable():
             raise ConfigurationError("name", name, "must be printable text: it is shown in the broker and the database")
@@ -78,6 +78,9 @@ class Sender:
         self._broker = BrokerSettings.parse(amqp_url)
         self._name = name
         self._metrics = metrics or Metrics.off()
+        self._alerts = SenderAlerts(
+            alerter or Alerter(), sender=name, broker=self._broker.address, database=self._database.address
+        )
         self._reservations = Reservations(self.settings.hand_over_rows, self.settings.lease_seconds)
         self._engine: Engine | None = None
         self._tending: Tending | None = None
@@ -114,7 +117,7 @@ class Sender:
             on_parked=self._parked,
         )
         engine.start()
-        self._tending = Tending(engine, sender_id=self.sender_id, name=self._name)
+        self._tending = Tending(engine, self._alerts, sender_id=self.sender_id, name=self._name)
         self._tend = self._loop.create_task(self._tending.run(), name="outhaul: heartbeat and housekeeping")
 
     async def close(self) -> None:
@@ -208,14 +211,7 @@ class Sender:
             loop.call_soon_threadsafe(call)
 
     def _parked(self, setback: Setback) -> None:
-        row = setback.row
-        _log.error(
-            "message %s (%s) is parked: the broker refused it %d times: %s",
-            row.message_id,
-            row.type,
-            self.settings.max_attempts,
-            setback.reason,
-        )
+        self._alerts.parked(setback, self.settings.max_attempts)
         self._metrics.parked.inc(reason="refused")
 
     def _check_process(self) -> None:

@@ -9,12 +9,14 @@ import asyncio
 import logging
 import platform
 import time
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from uuid import UUID
 
 import psycopg
 
 from outhaul.engine import Engine
+from outhaul.sender_alerts import SenderAlerts
 from outhaul.store_link import TROUBLE
 
 _log = logging.getLogger(__name__)
@@ -27,8 +29,9 @@ COUNT_SHARE = 50
 class Tending:
     """The slow loop of one sender, on a database connection of its own."""
 
-    def __init__(self, engine: Engine, *, sender_id: UUID, name: str) -> None:
+    def __init__(self, engine: Engine, alerts: SenderAlerts, *, sender_id: UUID, name: str) -> None:
         self._engine = engine
+        self._alerts = alerts
         self._link = engine.link("heartbeat and housekeeping")
         self._sender_id = sender_id
         self._name = name
@@ -40,17 +43,20 @@ class Tending:
     async def run(self) -> None:
         """Beat until cancelled."""
         interval_seconds = self._engine.settings.heartbeat_seconds
-        stop = asyncio.Event()  # never set: the wait ends by the deadline or by cancellation
         while True:
+            self._alerts.look(self._engine, time.monotonic())
             try:
                 await self.beat()
+                await self._compare_clocks()
                 await self._keep_house()
                 await self._count()
             except TROUBLE as error:
                 _log.debug("heartbeat: %s", error)
+            # A changed connection is told at once: people look at the row just then.
+            self._engine.status_changed.clear()
             try:
                 async with asyncio.timeout(interval_seconds):
-                    await stop.wait()
+                    await self._engine.status_changed.wait()
             except TimeoutError:
                 continue
 
@@ -77,6 +83,11 @@ class Tending:
         except (TimeoutError, *TROUBLE) as error:
             _log.debug("the sender's row stays until it is found silent: %s", error)
         await self._link.close()
+
+    async def _compare_clocks(self) -> None:
+        """The database's clock is the one that counts; this process's may be hours off."""
+        there = await self._link.run(lambda store: store.clock())
+        self._engine.clock_lead = there - datetime.now(UTC)
 
     async def _keep_house(self) -> None:
         now = time.monotonic()
