@@ -78,6 +78,11 @@ class Shop:
         )
         return made
 
+    def publish(self, message_id: UUID) -> None:
+        """Publish a message as the sender does."""
+        properties = pika.BasicProperties(message_id=str(message_id), delivery_mode=2)
+        self.channel.basic_publish("shop.events", "order.created", b"{}", properties, mandatory=True)
+
     def depth(self, queue: str = DLQ) -> int:
         """Messages that are ready."""
         count: int = self.channel.queue_declare(queue, passive=True).method.message_count
@@ -107,25 +112,31 @@ class Shop:
 
 
 @contextmanager
-def open_shop(broker: BrokerUnderTest, *, bound: bool = True) -> Iterator[Shop]:
-    """The two queues, the retry exchange, and a channel with confirms; ``bound``: redriven messages find the queue."""
+def connected(broker: BrokerUnderTest) -> Iterator[Shop]:
+    """A channel with confirms on the test's virtual host."""
     connection = pika.BlockingConnection(pika.URLParameters(broker.amqp_url))
     try:
         channel = connection.channel()
         channel.confirm_delivery()
-        channel.exchange_declare("outhaul.retry", "direct", durable=True)
-        channel.exchange_declare("shop.events", "topic", durable=True)
-        limit = {"x-delivery-limit": -1} if broker.version >= (4, 0) else {}
-        for name in (QUEUE, DLQ):
-            channel.queue_declare(
-                name, durable=True, arguments={"x-queue-type": "quorum", **(limit if name == DLQ else {})}
-            )
-        if bound:
-            channel.queue_bind(QUEUE, "outhaul.retry", QUEUE)
-        channel.queue_bind(QUEUE, "shop.events", "order.created")
         yield Shop(broker, channel)
     finally:
         connection.close()
+
+
+@contextmanager
+def open_shop(broker: BrokerUnderTest, *, bound: bool = True) -> Iterator[Shop]:
+    """As above, with the two queues and the retry exchange; ``bound``: redriven messages find the queue."""
+    with connected(broker) as shop:
+        channel = shop.channel
+        channel.exchange_declare("outhaul.retry", "direct", durable=True)
+        channel.exchange_declare("shop.events", "topic", durable=True)
+        unlimited = {"x-delivery-limit": -1} if broker.version >= (4, 0) else {}
+        channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.queue_declare(DLQ, durable=True, arguments={"x-queue-type": "quorum", **unlimited})
+        if bound:
+            channel.queue_bind(QUEUE, "outhaul.retry", QUEUE)
+        channel.queue_bind(QUEUE, "shop.events", "order.created")
+        yield shop
 
 
 def rows(dsn: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
