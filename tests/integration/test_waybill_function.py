@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY, TOPOLOGY
 from support import BrokerUnderTest, poll
 from support_amqp import Amqp, through_port
 from support_proxy import Proxy
+from webhook_support import webhook
 
 MODULE = "outhaul_waybill"
 LINE = {"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}
@@ -158,6 +160,19 @@ def test_an_order_that_cannot_be_stored_is_a_dead_letter_with_its_reason(
     assert properties.headers["x-outhaul-reason"] == reason
     assert function.http.get("/readyz").status_code == 200
     assert count(dsn) == 0
+
+
+def test_people_are_told_of_a_dead_letter(tmp_path: Path, settings: dict[str, str], dsn: str, amqp: Amqp) -> None:
+    with webhook() as told, ExitStack() as stack:
+        given = {**settings, "OUTHAUL_ALERT_WEBHOOK_URL": told.url}
+        process = stack.enter_context(running(MODULE, tmp_path, given))
+        process.wait_ready()
+        publish(amqp, *message(dsn, uuid4(), lines=[]))
+        poll(lambda: "OuthaulDeadLetter" in told.names(), what="an alert")
+        [alert] = told.alerts
+        assert alert["labels"]["service"] == "outhaul-waybill"
+        assert alert["labels"]["queue"] == QUEUE
+        assert process.stop() == 0
 
 
 def test_an_unknown_waybill_is_a_404_and_the_rest_answers(function: FunctionProcess) -> None:
