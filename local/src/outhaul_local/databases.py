@@ -30,6 +30,8 @@ def provision(server: PostgresServer, state: PostgresState) -> list[str]:
             _role(conn, ADMIN, state.admin_password)
             # So that `outhaul doctor` can name a transaction that keeps rows from being vacuumed, whosever it is.
             conn.execute(sql.SQL("GRANT pg_read_all_stats TO {}").format(sql.Identifier(ADMIN)))
+            # So that examples and trials can have databases of their own beside these two.
+            conn.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(ADMIN)))
             for function in FUNCTIONS:
                 _role(conn, role(function), state.role_passwords[function])
                 _database(conn, function)
