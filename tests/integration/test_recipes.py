@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +14,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from outhaul import Event, Outbox
+from outhaul import Event, Message, Outbox
 from outhaul.ids import first_at
+from outhaul.testing import Harness
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 OUTBOX = Outbox(exchange="shop.events")
@@ -117,3 +118,26 @@ def address_changed(sequence: int, address: str) -> Event:
         traceparent=None,
         data={"address": address},
     )
+
+
+def test_one_database_serves_both_sides(make_database: Callable[..., str]) -> None:
+    dsn = make_database(("outbox", "inbox"))
+    recipe = code_of("one-database.md", DSN=dsn, AMQP_URL="amqp://guest:guest@127.0.0.1:5672/%2F")
+    with psycopg.connect(dsn) as conn:
+        conn.execute("CREATE TABLE orders (order_id integer PRIMARY KEY, invoiced boolean NOT NULL DEFAULT false)")
+        conn.execute("CREATE TABLE invoices (order_id integer PRIMARY KEY REFERENCES orders)")
+        conn.execute("INSERT INTO orders VALUES (1)")
+        created = Message(
+            type="shop.order.created.v1", routing_key="order.created", aggregate_id="1", data={"order_id": 1}
+        )
+        OUTBOX.add(conn, created)
+        [message] = Harness().pending(conn, aggregate_id="1")
+        assert Harness().deliver(recipe.consumer, message, times=2, conn=conn).results == ["handled", "duplicate"]
+        assert conn.execute("SELECT invoiced FROM orders").fetchone() == (True,)
+
+
+def test_the_pgbouncer_page_names_what_exists(outbox_dsn: str) -> None:
+    recipe = code_of("pgbouncer.md", dsn=outbox_dsn)
+    assert recipe.conn.prepare_threshold is None
+    recipe.conn.close()
+    assert recipe.pool.closed
