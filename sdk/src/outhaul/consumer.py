@@ -229,6 +229,11 @@ class Consumer:
         self.close()
 
     @property
+    def database(self) -> DatabaseSettings | None:
+        """Where its inbox is, as far as it was told."""
+        return self._database
+
+    @property
     def active(self) -> bool:
         """Whether it is subscribed and able to work: what readiness asks."""
         running = self._checked()
