@@ -24,6 +24,11 @@ class CoalescingConnection(AsyncioConnection):  # type: ignore[misc]  # pika is 
         self._gathered_bytes = 0
         super().__init__(*args, **kwargs)
 
+    def emit(self, frames: bytes) -> None:
+        """Send whole frames that were encoded elsewhere, in their turn among pika's own."""
+        self.bytes_sent += len(frames)
+        self._adapter_emit_data(frames)
+
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._write_gathered)

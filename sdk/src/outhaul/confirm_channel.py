@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from pika import BasicProperties, exceptions, spec
+from pika import exceptions, spec
 
 from outhaul.broker import describe, open_channel
 from outhaul.errors import BrokerUnreachable
 from outhaul.outgoing import Outcome, Outgoing, Settled
+from outhaul.publish_frames import PublishFrames
 from outhaul.window import Window
 
-PERSISTENT = 2
 ROUTE_ERRORS = frozenset({403, 404})
 # Frame, syntax, command and field errors: the broker could not read what it was sent, and closes the connection.
 MALFORMED_ERRORS = frozenset({501, 502, 503, 505})
@@ -36,7 +36,9 @@ class ConfirmChannel:
     __slots__ = (
         "_answered",
         "_channel",
+        "_emit",
         "_ended",
+        "_frames",
         "_on_confirmed",
         "_on_ended",
         "_on_latency",
@@ -56,6 +58,8 @@ class ConfirmChannel:
     ) -> None:
         self.window = window
         self._channel = channel
+        self._frames = PublishFrames(channel.channel_number, channel.connection.params.frame_max)
+        self._emit = channel.connection.emit
         self._on_confirmed = on_confirmed
         self._on_settled = on_settled
         self._on_ended = on_ended
@@ -114,25 +118,13 @@ class ConfirmChannel:
 
     def publish(self, outgoing: Outgoing) -> Settled | None:
         """Hand one message to the broker; None when it is on its way, else why it could not be."""
+        if not self._channel.is_open:
+            return Settled(outgoing.key, Outcome.UNKNOWN, "not published: the channel is closed")
         try:
-            self._channel.basic_publish(
-                outgoing.exchange,
-                outgoing.routing_key,
-                outgoing.body,
-                BasicProperties(
-                    content_type=outgoing.content_type,
-                    headers=outgoing.headers or None,
-                    delivery_mode=PERSISTENT,
-                    message_id=outgoing.message_id,
-                    type=outgoing.type or None,
-                ),
-                mandatory=True,
-            )
-        except (exceptions.ChannelWrongStateError, exceptions.ConnectionWrongStateError) as error:
-            return Settled(outgoing.key, Outcome.UNKNOWN, f"not published: {describe(error)}")
-        except (exceptions.AMQPError, AssertionError, ValueError, TypeError, OverflowError, struct.error) as error:
-            # pika encodes the whole message before it writes a byte, so nothing of it has gone out.
+            encoded = self._frames.encode(outgoing)
+        except (exceptions.AMQPError, ValueError, TypeError, AttributeError, OverflowError, struct.error) as error:
             return Settled(outgoing.key, Outcome.REFUSED, f"cannot be encoded for AMQP: {error!r}"[:500])
+        self._emit(encoded)
         self.window.add(outgoing, outgoing.message_id, len(outgoing.body), time.monotonic())
         return None
 
