@@ -11,7 +11,7 @@ import pytest
 
 from cli_support import answer, outhaul, program
 from letter_support import DLQ, QUEUE, Shop, connected, new_id, rows
-from outhaul.cli.exit_codes import FINDING, FINE, UNREACHABLE, USAGE
+from outhaul.cli.exit_codes import FINDING, FINE, INTERRUPTED, UNREACHABLE, USAGE
 from support import BrokerUnderTest, poll
 
 INSERT = (
@@ -164,6 +164,52 @@ class TestDlq:
             return there == sent
 
         poll(all_there, what="every message")
+
+    def test_a_redrive_that_is_stopped_closes_its_record(self, env: dict[str, str], shop: Shop) -> None:
+        for _ in range(30):
+            shop.letter()
+        command = [sys.executable, "-c", "from outhaul.cli import main; main()"]
+        arguments = ["dlq", "redrive", "--rate", "20", "--yes", "--run-id", "ticket-1"]
+        running = subprocess.Popen([*command, *arguments], env=env, stderr=subprocess.PIPE, text=True)
+        poll(lambda: shop.depth(QUEUE) >= 3, what="a few redriven messages")
+        running.send_signal(signal.SIGTERM)
+        _, told = running.communicate(timeout=20)
+        assert running.returncode == INTERRUPTED
+        assert "interrupted" in told
+        [(state, moved)] = rows(dsn(env), "SELECT state, (counts->>'moved')::integer FROM runs")
+        assert state == "failed"
+        assert moved >= 3
+        left = answer("dlq", "redrive", "--rate", "1000", "--yes", "--run-id", "ticket-1", **env)
+        assert left["counts"]["moved"] == 30
+        shop.take_all(QUEUE, 30)
+
+    def test_hostile_letters_are_shown_without_moving_the_cursor(self, env: dict[str, str], shop: Shop) -> None:
+        body = b'{"id": "x", "type": "evil\\u001b[2J", "subject": "\\ud800", "data": "\\ud800"}'
+        shop.letter(body=body, headers={"x-outhaul-error": "line\n\x1b[31mred"})
+        shop.letter(body=b"\xff\xfe", headers={})
+        listed = program("dlq", "list", **env)
+        assert listed.returncode == FINDING, listed.stderr
+        assert "\x1b" not in listed.stdout
+        for arguments in (("dlq", "list", "--output", "json"), ("dlq", "show", "x", "--output", "json")):
+            done = program(*arguments, **env)
+            assert done.stderr == ""
+            json.loads(done.stdout)
+        shown = program("dlq", "show", "x", **env)
+        assert shown.returncode == FINE, shown.stderr
+        assert "\x1b" not in shown.stdout
+
+    def test_a_reader_that_has_had_enough_is_no_error(self, env: dict[str, str], shop: Shop) -> None:
+        for _ in range(30):
+            shop.letter()
+        command = [sys.executable, "-c", "from outhaul.cli import main; main()", "dlq", "list", "--output", "json"]
+        running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stderr is not None
+        told = running.stderr.read()
+        running.stderr.close()
+        assert running.wait(20) == FINE
+        assert told == ""
 
 
 class TestResend:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, LiteralString
@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from outhaul import inbox_queries, runs
+from outhaul.deadletter import tidy
 from outhaul.dlq import DeadLetterQueue, NotTaken
 from outhaul.errors import ConfigurationError
 from outhaul.letters import DeadLetter, Filter, destination, is_too_old, redriven_headers
@@ -116,8 +117,9 @@ class _Record:
             yield
         except BaseException as error:
             if not self.order.dry_run and not self.inbox.closed:
-                why = str(error) or type(error).__name__
-                runs.finish(self.inbox, self.run_id, state=runs.FAILED, counts=self.counts, detail=why[:500])
+                why = tidy(str(error)) or type(error).__name__
+                with suppress(psycopg.Error):  # what ended the work is what to tell
+                    runs.finish(self.inbox, self.run_id, state=runs.FAILED, counts=self.counts, detail=why)
             raise
         if not self.order.dry_run:
             detail = self.order.reason or None
@@ -157,13 +159,14 @@ def redrive(
                 record.counts["too_old"] += 1
                 continue
             _keep_example(moved, letter)
-            if not order.dry_run:
-                began = time.monotonic()
-                if not _send_back(letters, inbox, letter, order, consumer, moved):
-                    break
-                letters.wait(pace - (time.monotonic() - began))
+            began = time.monotonic()
+            if not order.dry_run and not _send_back(letters, inbox, letter, order, consumer, moved):
+                break
+            # Counted before the pause: whoever ends this run ends it there, as a rule.
             record.counts["moved"] += 1
             record.note()
+            if not order.dry_run:
+                letters.wait(pace - (time.monotonic() - began))
         letters.give_back()
     return moved
 

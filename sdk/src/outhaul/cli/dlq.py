@@ -14,7 +14,7 @@ import click
 
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
-from outhaul.cli.output import instant, shorten, write_json, write_table
+from outhaul.cli.output import clean, instant, shorten, write_json, write_table
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.dlq import DeadLetterQueue
@@ -367,7 +367,7 @@ def _write_letters(shown: Sequence[Mapping[str, Any]]) -> None:
 
 def _write_letter(letter: DeadLetter) -> None:
     for name, value in letter.summary().items():
-        click.echo(f"{name + ':':<17} {instant(value) if isinstance(value, datetime) else value}")
+        click.echo(f"{name + ':':<17} {instant(value) if isinstance(value, datetime) else clean(str(value))}")
     click.echo("headers:")
     write_json(_plain(letter.headers))
     click.echo("payload:")

@@ -9,3 +9,4 @@ FINDING: Final = 1
 USAGE: Final = 2
 UNREACHABLE: Final = 3
 DEFECT: Final = 4
+INTERRUPTED: Final = 130

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from outhaul import errors
-from outhaul.cli.exit_codes import DEFECT, FINDING, FINE, UNREACHABLE, USAGE
+from outhaul.cli.exit_codes import DEFECT, FINDING, FINE, INTERRUPTED, UNREACHABLE, USAGE
 
 _EPILOG = """\b
 Start here:
@@ -91,12 +94,18 @@ class Root(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand and turn what it raises into an exit code."""
         try:
-            return super().invoke(ctx)
+            try:
+                result = super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # a reader that is gone is noticed here, and not at exit
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("outhaul: interrupted; a run on record goes on under the same --run-id", err=True)
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
-            # The reader (head, less) has had enough. Nothing may be written at exit either.
-            sys.stderr.close()
+            # The reader (head, less) has had enough. What is still buffered would fail once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(FINE)
         except errors.OuthaulError as error:
             click.echo(f"outhaul: {error}", err=True)
@@ -107,6 +116,7 @@ class Root(LazyGroup):
             text, code = _explain(error)
             click.echo(f"outhaul: {text}", err=True)
             ctx.exit(code)
+        return result
 
 
 def exit_code(error: errors.OuthaulError) -> int:
@@ -168,5 +178,10 @@ def root(debug: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and leave the process with its exit code."""
+    # A Job that is stopped closes its record, as one that is interrupted does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     root(args=arguments, prog_name="outhaul")
     raise SystemExit(FINE)

@@ -21,8 +21,18 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 def write_json(document: Any) -> None:
     """One JSON document on stdout: instants in RFC 3339 (UTC), ids as text."""
-    json.dump(document, sys.stdout, default=_jsonable, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    text = json.dumps(document, default=_jsonable, ensure_ascii=False, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Half a character in somebody's payload, or a terminal that knows few of them: escapes are JSON as well.
+        text = json.dumps(document, default=_jsonable, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+def clean(text: str) -> str:
+    """Foreign text without what could move a terminal's cursor or cannot be written at all."""
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def write_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -43,9 +53,9 @@ def write_findings(findings: Sequence[Finding]) -> None:
     width = max((len(finding.check) for finding in findings), default=0)
     for finding in findings:
         mark = click.style(f"{finding.level.value:<7}", fg=COLOURS[finding.level])
-        click.echo(f"{mark}  {finding.check:<{width}}  {finding.text}")
+        click.echo(f"{mark}  {finding.check:<{width}}  {clean(finding.text)}")
         if finding.remedy:
-            click.echo(f"{'':<7}  {'':<{width}}  → {finding.remedy}")
+            click.echo(f"{'':<7}  {'':<{width}}  → {clean(finding.remedy)}")
 
 
 def instant(moment: datetime | None) -> str:
@@ -86,8 +96,7 @@ def _cell(value: object) -> str:
         return instant(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
-    # Broker and database texts may hold control characters, which could move the cursor of a terminal.
-    return "".join(c if c.isprintable() else "�" for c in str(value))
+    return clean(str(value))
 
 
 def _jsonable(value: object) -> Any:

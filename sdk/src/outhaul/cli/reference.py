@@ -41,6 +41,7 @@ certificate files stand beside them, see [settings](settings.md). In a folder wh
 | 2 | usage: an option or a setting is wrong; the message names it |
 | 3 | a database or the broker cannot be reached, or refuses the credentials |
 | 4 | a defect of outhaul itself; `outhaul --debug ...` shows where |
+| 130 | interrupted by Ctrl-C or SIGTERM; what was done is on record |
 
 **Output** is for people; `--output json` gives one document on stdout, whose fields are only ever added to. Instants
 are RFC 3339 in UTC, ids are text, durations are seconds. Errors are one paragraph on stderr, in both forms.

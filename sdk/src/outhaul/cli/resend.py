@@ -16,7 +16,7 @@ import click
 
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING, UNREACHABLE
-from outhaul.cli.output import write_json
+from outhaul.cli.output import clean, write_json
 from outhaul.cli.parts import Connection, Parts
 from outhaul.cli.teach import teach
 from outhaul.ids import first_at
@@ -219,7 +219,7 @@ def _write(result: ResendResult, *, as_json: bool) -> None:
         return
     click.echo(f"{progress.sent} sent.")
     for route in result.routes:
-        click.echo(f"left: rows to exchange {route.exchange!r} by {route.routing_key!r}: {route.reason}")
+        click.echo(f"left: rows to exchange {route.exchange!r} by {route.routing_key!r}: {clean(route.reason)}")
     if progress.refused:
         click.echo(f"{progress.refused} refused by the broker for themselves, {progress.parked} of them parked.")
     if result.outage:

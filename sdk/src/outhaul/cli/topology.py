@@ -9,7 +9,7 @@ import click
 from outhaul import topology_apply
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
-from outhaul.cli.output import write_json
+from outhaul.cli.output import clean, write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import declared
@@ -147,7 +147,7 @@ def _show(ctx: click.Context, found: Sequence[Difference], *, as_json: bool) -> 
 
 def _write(found: Sequence[Difference]) -> None:
     for difference in found:
-        click.echo(f"{difference.kind}: {difference.text}")
+        click.echo(f"{difference.kind}: {clean(difference.text)}")
         click.echo(f"  → {difference.remedy}")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import click
 
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
-from outhaul.cli.output import age, instant, write_json
+from outhaul.cli.output import age, clean, instant, write_json
 from outhaul.cli.parts import MissingSetting, Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import queue_name_or_none
@@ -107,7 +108,8 @@ def trace(
 def _read(broker: BrokerSettings, queue: str, scan: int) -> tuple[list[DeadLetter], bool]:
     """The dead letters, and whether these are all of them."""
     with DeadLetterQueue(broker, dead_letter_queue(queue)) as box:
-        letters = list(islice(box.letters(), scan))
+        # Without their bodies: ten thousand of them may be large.
+        letters = [replace(letter, body=b"") for letter in islice(box.letters(), scan)]
         box.give_back()
     return letters, len(letters) < scan
 
@@ -122,11 +124,11 @@ def _elsewhere(looked: Looked) -> str:
 def _write(story: Story) -> None:
     state = click.style(story.state.value, fg=_COLOURS.get(story.state, "yellow"), bold=True)
     about = " · ".join(part for part in (story.type, story.aggregate_id) if part)
-    click.echo(f"message {story.message_id or '(without a usable id)'}  {about}  {state}")
+    click.echo(f"message {story.message_id or '(without a usable id)'}  {clean(about)}  {state}")
     before = None
     for step in story.steps:
         since = f"+{age((step.at - before).total_seconds())}" if step.at and before else ""
-        click.echo(f"  {instant(step.at) if step.at else 'now':<24}  {since:>7}  {step.place:<8}  {step.text}")
+        click.echo(f"  {instant(step.at) if step.at else 'now':<24}  {since:>7}  {step.place:<8}  {clean(step.text)}")
         before = step.at or before
     if story.remedy:
         click.echo(f"  → {story.remedy}")
