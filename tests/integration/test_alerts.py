@@ -142,14 +142,25 @@ def test_people_are_told_in_alertmanagers_form(receiver: Receiver, alerter: Aler
     poll(lambda: counted(metrics, "delivered") == 1)
 
 
-def test_a_storm_becomes_one_request(receiver: Receiver, alerter: Alerter) -> None:
+def test_a_storm_becomes_a_request_or_two(receiver: Receiver, alerter: Alerter) -> None:
     for _ in range(1000):
         alerter.fire("DeadLetters", labels={"queue": "q"}, summary="One more")
     poll(lambda: receiver.bodies)
     alerter.close()
 
-    [alert] = receiver.alerts()
-    assert alert["annotations"]["occurrences"] == "1000"
+    assert len(receiver.bodies) <= 2, "one at once, and at the end how many it became"
+    assert receiver.alerts()[-1]["annotations"]["occurrences"] == "1000"
+
+
+def test_one_that_goes_on_is_told_again(receiver: Receiver) -> None:
+    alerter = Alerter(receiver.url, group_wait_seconds=0.01, group_interval_seconds=0.01, repeat_seconds=0.2)
+    alerter.fire("DeadLetters", summary="One came")
+    poll(lambda: receiver.bodies)
+    alerter.fire("DeadLetters", summary="Another came")
+    poll(lambda: len(receiver.bodies) == 2)
+    alerter.close()
+
+    assert receiver.alerts()[1]["annotations"] == {"summary": "Another came", "description": "", "occurrences": "2"}
 
 
 def test_its_end_is_told_too(receiver: Receiver, alerter: Alerter) -> None:
@@ -228,6 +239,13 @@ def test_without_a_url_an_alert_is_logged_and_no_thread_is_started(caplog: pytes
         "alert DeadLetters: One came",
         "alert DeadLetters is over",
     ]
+
+
+def test_without_a_url_every_alert_is_logged_however_many_there_were(caplog: pytest.LogCaptureFixture) -> None:
+    alerter = Alerter(most_alerts=10)
+    for number in range(100):
+        alerter.fire("DeadLetters", labels={"queue": str(number)}, summary="One came")
+    assert len(caplog.records) == 100
 
 
 def test_credentials_go_to_the_webhook_and_nowhere_else(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:

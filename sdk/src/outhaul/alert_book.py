@@ -22,12 +22,15 @@ class Taken(Enum):
 
     NEW = "new"
     KNOWN = "known"
+    """Nothing to do for it now."""
+    REPEATED = "repeated"
+    """The first since people were told: they are told again later."""
     DROPPED = "dropped"
 
 
 @dataclass(slots=True)
 class Alert:
-    """One alert by name and labels. ``version`` grows with each change that is worth telling."""
+    """One alert by name and labels. ``due_at`` is when people may be told of its latest change; None: they know."""
 
     name: str
     labels: Mapping[str, str]
@@ -35,8 +38,7 @@ class Alert:
     starts_at: datetime
     ends_at: datetime | None = None
     occurrences: int = 1
-    version: int = 0
-    told_version: int = 0
+    due_at: float | None = None
     told_at: float | None = None
     handed_out: bool = False
 
@@ -55,20 +57,18 @@ class Alert:
 
 @dataclass(slots=True)
 class _Group:
-    """All alerts of one name: told together, at ``due_at`` if there is something, never before ``not_before``."""
+    """All alerts of one name: they are told together, and never before ``not_before``."""
 
     not_before: float = 0.0
-    due_at: float | None = None
     backoff: Backoff = field(default_factory=lambda: Backoff(base_seconds=1.0, cap_seconds=60.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What to tell now of one group; ``versions`` says which state of each alert that is."""
+    """What to tell now of one group; ``truncated`` more of it wait for the next."""
 
     name: str
     alerts: tuple[Alert, ...]
-    versions: tuple[int, ...]
     truncated: int
 
     def as_json(self) -> dict[str, Any]:
@@ -99,18 +99,20 @@ class AlertBook:
     most_in_batch: int = 100
     _alerts: dict[Key, Alert] = field(default_factory=dict)
     _groups: dict[str, _Group] = field(default_factory=dict)
+    _posting: Batch | None = None
 
     def fire(
         self, name: str, labels: Mapping[str, str], annotations: Mapping[str, str], *, now: float, at: datetime
     ) -> Taken:
-        """An alert began, or happened again: told when new, and again after ``repeat_seconds`` if it still happens."""
+        """An alert began, or happened again: people are told soon, and once in ``repeat_seconds`` after that."""
         known = self._alerts.get(_key(name, labels))
         if known is not None and known.ends_at is None:
             known.occurrences += 1
             known.annotations = dict(annotations)
-            if known.told_at is not None and now - known.told_at >= self.repeat_seconds:
-                self._changed(known, now)
-            return Taken.KNOWN
+            if not known.handed_out or known.due_at is not None:
+                return Taken.KNOWN
+            known.due_at = (now if known.told_at is None else known.told_at) + self.repeat_seconds
+            return Taken.REPEATED
         if known is not None:
             known.ends_at, known.starts_at, known.occurrences = None, at, 1
             known.annotations = dict(annotations)
@@ -118,79 +120,92 @@ class AlertBook:
             return Taken.DROPPED
         else:
             known = self._alerts[_key(name, labels)] = Alert(name, dict(labels), dict(annotations), at)
-        self._changed(known, now)
+        known.due_at = _sooner(known.due_at, now + self.group_wait_seconds)
         return Taken.NEW
 
     def resolve(self, name: str, labels: Mapping[str, str], *, now: float, at: datetime) -> bool:
         """An alert ended; one that nobody was told of is forgotten. Whether it was known."""
-        key = _key(name, labels)
-        known = self._alerts.get(key)
+        known = self._alerts.get(_key(name, labels))
         if known is None or known.ends_at is not None:
             return False
-        if not known.handed_out:
-            del self._alerts[key]
-            if not self._waiting(name):
-                self._groups[name].due_at = None
-            return True
-        known.ends_at = at
-        self._changed(known, now)
+        if known.handed_out:
+            known.ends_at = at
+            known.due_at = _sooner(known.due_at, now + self.group_wait_seconds)
+        else:
+            del self._alerts[_key(name, labels)]
         return True
 
     def due(self, now: float, *, at_once: bool = False) -> tuple[Batch | None, float | None]:
-        """What to tell now, and else when to ask again; None for never. ``at_once``: no waiting, for the end."""
-        times = {name: group.due_at for name, group in self._groups.items() if group.due_at is not None}
+        """What to tell now, and else when to ask again; None for never. ``at_once``: no waiting, for the end.
+
+        What was handed out must be answered by `delivered` or `failed` before the next is asked for.
+        """
+        times: dict[str, float] = {}
+        for alert in self._alerts.values():
+            if alert.due_at is not None:
+                group = self._groups.setdefault(alert.name, _Group())
+                when = max(alert.due_at, group.not_before)
+                times[alert.name] = min(when, times.get(alert.name, when))
         if not times:
             return None, None
         name = min(times, key=times.__getitem__)
         if times[name] > now and not at_once:
             return None, times[name]
-        waiting = self._waiting(name)
+        # What is new joins what is due; a repetition waits for its own time.
+        soon = now + self.group_wait_seconds
+        waiting = [
+            alert
+            for alert in self._alerts.values()
+            if alert.name == name and alert.due_at is not None and (at_once or alert.due_at <= soon)
+        ]
         told = tuple(waiting[: self.most_in_batch])
         for alert in told:
             alert.handed_out = True
-        return Batch(name, told, tuple(alert.version for alert in told), len(waiting) - len(told)), None
+            alert.due_at = None
+        self._posting = Batch(name, told, len(waiting) - len(told))
+        return self._posting, None
 
     def delivered(self, batch: Batch, now: float) -> None:
-        """People were told; what changed meanwhile is told later."""
-        for alert, version in zip(batch.alerts, batch.versions, strict=True):
-            alert.told_version = version
+        """People were told; what changed meanwhile is due again."""
+        self._posting = None
+        for alert in batch.alerts:
             alert.told_at = now
-            if alert.ends_at is not None and alert.version == version:
+            if alert.ends_at is not None and alert.due_at is None:
                 self._alerts.pop(_key(alert.name, alert.labels), None)
         group = self._groups.setdefault(batch.name, _Group())
         group.backoff.reset()
         group.not_before = now + (self.group_wait_seconds if batch.truncated else self.group_interval_seconds)
-        group.due_at = group.not_before if self._waiting(batch.name) else None
 
     def failed(self, batch: Batch, now: float) -> None:
         """People could not be told; it stays due after a pause that grows."""
+        self._posting = None
+        for alert in batch.alerts:
+            alert.due_at = _sooner(alert.due_at, now)
         group = self._groups.setdefault(batch.name, _Group())
         group.not_before = now + group.backoff.next_seconds()
-        group.due_at = group.not_before
 
     def untold(self) -> int:
-        """How many alerts nobody was told of yet."""
-        return sum(1 for alert in self._alerts.values() if alert.version != alert.told_version)
-
-    def _waiting(self, name: str) -> list[Alert]:
-        return [a for a in self._alerts.values() if a.name == name and a.version != a.told_version]
-
-    def _changed(self, alert: Alert, now: float) -> None:
-        """The alert is worth telling, together with others of its name that come within the group's wait."""
-        alert.version += 1
-        group = self._groups.setdefault(alert.name, _Group())
-        if group.due_at is None:
-            group.due_at = max(group.not_before, now + self.group_wait_seconds)
+        """How many alerts have a change that nobody was told of yet."""
+        posting = len(self._posting.alerts) if self._posting is not None else 0
+        return posting + sum(1 for alert in self._alerts.values() if alert.due_at is not None)
 
     def _make_room(self) -> bool:
         """Forget the alert that was told longest ago, so that a new one can be told."""
-        told = [(alert.told_at, key) for key, alert in self._alerts.items() if alert.version == alert.told_version]
+        told = [
+            (alert.told_at, key)
+            for key, alert in self._alerts.items()
+            if alert.told_at is not None and alert.due_at is None
+        ]
         if not told:
             return False
-        del self._alerts[min(told, key=lambda pair: pair[0] or 0.0)[1]]
+        del self._alerts[min(told)[1]]
         in_use = {alert.name for alert in self._alerts.values()}
         self._groups = {name: group for name, group in self._groups.items() if name in in_use}
         return True
+
+
+def _sooner(due_at: float | None, when: float) -> float:
+    return when if due_at is None else min(due_at, when)
 
 
 def _key(name: str, labels: Mapping[str, str]) -> Key:

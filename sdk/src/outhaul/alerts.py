@@ -105,7 +105,7 @@ class Alerter:
                 self._wake()
         if taken is Taken.DROPPED:
             self._metrics.alerts.inc(result="dropped")
-        if taken is not Taken.KNOWN:
+        if taken is Taken.NEW:
             _log.warning("alert %s: %s", name, annotations["summary"], extra={"alert_labels": dict(labels or {})})
 
     def resolve(self, name: str, *, labels: Mapping[str, str] | None = None, severity: Severity = "warning") -> None:
@@ -138,6 +138,10 @@ class Alerter:
     def _wake(self) -> None:
         """Have the thread look again; it is started by the first alert, and anew in a child process after a fork."""
         if self._webhook is None:
+            # The log line is the telling; the book must know, or it would fill up.
+            batch, _ = self._book.due(time.monotonic(), at_once=True)
+            if batch is not None:
+                self._book.delivered(batch, time.monotonic())
             return
         if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._run, args=(self._webhook,), name="outhaul-alerts", daemon=True)
