@@ -1,4 +1,4 @@
-"""The code in docs/recipes does what the page says: it is taken from the page and run."""
+"""The code on the pages in docs does what the page says: it is taken from the page and run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from outhaul import Event, Message, Outbox
+from outhaul import Event, Message, Outbox, Retry
 from outhaul.ids import first_at
 from outhaul.testing import Harness
+from outhaul.topology import consumer_topology
+from outhaul.topology_load import load_topology
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 OUTBOX = Outbox(exchange="shop.events")
@@ -141,3 +143,33 @@ def test_the_pgbouncer_page_names_what_exists(outbox_dsn: str) -> None:
     assert recipe.conn.prepare_threshold is None
     recipe.conn.close()
     assert recipe.pool.closed
+
+
+def test_the_code_of_the_sdk_page_works(make_database: Callable[..., str], outhaul: Harness) -> None:
+    orders_dsn, waybills_dsn = make_database(("outbox",)), make_database(("inbox",))
+    page = code_of(
+        "../using-the-sdk.md", WAYBILL_DATABASE_URL=waybills_dsn, AMQP_URL="amqp://guest:guest@127.0.0.1:5672/%2F"
+    )
+    with (
+        psycopg.connect(orders_dsn, autocommit=True) as conn,
+        psycopg.connect(waybills_dsn, autocommit=True) as waybills,
+    ):
+        conn.execute(
+            "CREATE TABLE orders (order_id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer text NOT NULL)"
+        )
+        waybills.execute("CREATE TABLE waybills (order_id integer NOT NULL, customer text NOT NULL)")
+        page.test_an_order_becomes_one_waybill(conn, waybills, outhaul)
+        conn.execute("TRUNCATE outbox")
+        page.test_an_order_without_a_customer_is_turned_away(conn, outhaul)
+        [message] = outhaul.pending(conn)
+        assert outhaul.deliver(page.batch_consumer, message).result == "handled"
+        assert waybills.execute("SELECT order_id FROM waybills ORDER BY order_id").fetchall() == [(1,), (2,)]
+
+
+def test_the_topology_of_the_sdk_page_is_the_one_its_consumer_needs(tmp_path: Path) -> None:
+    text = (RECIPES.parent / "using-the-sdk.md").read_text(encoding="utf-8")
+    [toml] = re.findall(r"^```toml\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "shop.toml").write_text(toml)
+    assert load_topology(str(tmp_path / "shop.toml")) == consumer_topology(
+        "shop.waybill", bindings=[("shop.events", "order.created")], retry_delays_seconds=Retry().delays
+    )
