@@ -15,10 +15,12 @@ from typing import Any, LiteralString, NamedTuple, Self
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg.types.json import set_json_loads
 
 from outhaul import events, partitions
 from outhaul import outbox_queries as queries
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
+from outhaul.outgoing import NO_HEADERS
 from outhaul.pooler import never_prepare_through_a_pooler
 from outhaul.settings import DatabaseSettings
 
@@ -112,6 +114,7 @@ class OutboxStore:
                 self._database.conninfo(), autocommit=True, prepare_threshold=self._prepare_threshold
             )
             await never_prepare_through_a_pooler(self._conn)
+            set_json_loads(_load_headers, self._conn)
         except psycopg.OperationalError as error:
             await self.close()
             raise DatabaseUnreachable(self._database.address, str(error).strip()) from error
@@ -163,7 +166,7 @@ class OutboxStore:
 
         Fewer than asked means another sender's confirm of the same row came first. Never an error.
         """
-        cursor = await self._execute(queries.CONFIRM, (sorted(ids),))
+        cursor = await self._execute(queries.CONFIRM, (sorted(ids, key=_by_value),))
         return cursor.rowcount
 
     async def release(self, rows: Sequence[OutboxRow], *, delay_seconds: float, last_error: str | None) -> int:
@@ -331,6 +334,16 @@ class OutboxStore:
 
 def _by_seq(row: OutboxRow) -> int:
     return row.seq
+
+
+def _by_value(message_id: UUID) -> int:
+    # Comparing UUIDs themselves costs five times as much; the order is the same.
+    return message_id.int
+
+
+def _load_headers(text: str | bytes) -> Any:
+    """Most rows have no headers, and decoding their ``{}`` would be an eighth of what sending them costs."""
+    return NO_HEADERS if text in {b"{}", "{}"} else json.loads(text)
 
 
 def _plain(text: str) -> str:
