@@ -202,6 +202,21 @@ def test_an_expired_key_places_a_new_order(function: FunctionProcess, dsn: str) 
     assert written(dsn) == (2, 2, 1)
 
 
+def test_expired_keys_are_forgotten_and_others_kept(tmp_path: Path, settings: dict[str, str], own_dsn: str) -> None:
+    with psycopg.connect(own_dsn) as conn:
+        conn.execute(
+            "INSERT INTO idempotency_keys (endpoint, key, fingerprint, order_id, expires_at)"
+            " SELECT 'POST /orders', n::text, '', gen_random_uuid(), clock_timestamp() + n * interval '1s' - interval '2500s'"
+            " FROM generate_series(1, 2600) AS n"
+        )
+    with running(MODULE, tmp_path, settings) as process:
+        process.wait_ready()
+        expired = "SELECT count(*) FROM idempotency_keys WHERE key::integer <= 2490"
+        poll(lambda: rows(own_dsn, expired) == [(0,)], what="2490 keys to be forgotten")
+        assert rows(own_dsn, "SELECT count(*) FROM idempotency_keys WHERE key::integer > 2550") == [(50,)]
+        assert process.stop() == 0
+
+
 def test_concurrent_use_of_one_key_places_one_order(function: FunctionProcess, dsn: str) -> None:
     start = threading.Barrier(8)
 
@@ -487,6 +502,25 @@ def test_a_database_without_the_tables_is_not_ready_and_says_what_to_run(
         assert ready.status_code == 503
         assert "outhaul schema apply --component order" in problem(ready)["detail"]
         assert process.http.post("/orders", json=ORDER).status_code == 503
+
+
+def test_requests_beyond_the_pool_wait_a_while_and_are_then_refused(
+    tmp_path: Path, settings: dict[str, str], own_dsn: str
+) -> None:
+    with (
+        running(MODULE, tmp_path, {**settings, "OUTHAUL_DATABASE_POOL_SIZE": "1"}) as process,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        process.wait_ready()
+        with psycopg.connect(own_dsn) as conn:
+            conn.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+            first = threads.submit(process.http.post, "/orders", json=ORDER)
+            poll(lambda: rows(own_dsn, WAITING)[0][0] == 1, what="the order to wait for the table")
+            second = process.http.post("/orders", json=ORDER)
+            assert second.status_code == 503
+            assert problem(second)["type"].endswith("cannot-commit")
+        assert first.result().status_code == 201
+        assert rows(own_dsn, "SELECT count(*) FROM orders") == [(1,)]
 
 
 def test_a_statement_that_does_not_end_is_given_up(tmp_path: Path, settings: dict[str, str], own_dsn: str) -> None:

@@ -13,6 +13,9 @@ from outhaul.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 HTTP_PORT = 8080
+# Of the drain time: first for requests in flight, then for the sender; what is left closes connections.
+REQUESTS_SHARE = 0.4
+SENDER_SHARE = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,9 @@ class OrderConfig:
             database_timeout_seconds=env.duration("OUTHAUL_DATABASE_TIMEOUT", least=0.1, most=60),
             prepared_statements=prepared_statements,
             keep_keys_seconds=env.duration("OUTHAUL_IDEMPOTENCY_KEEP", least=60, most=90 * 86400),
-            sender=sender_settings(env, drain_seconds=drain_seconds / 2, prepared_statements=prepared_statements),
+            sender=sender_settings(
+                env, drain_seconds=drain_seconds * SENDER_SHARE, prepared_statements=prepared_statements
+            ),
             drain_seconds=drain_seconds,
             alert_webhook_url=env.text_or_none("OUTHAUL_ALERT_WEBHOOK_URL"),
             log_level=env.text("OUTHAUL_LOG_LEVEL", choices=LEVELS),

@@ -12,7 +12,7 @@ from outhaul.metrics import Metrics
 from outhaul.outbox import Outbox
 from outhaul.sender import Sender
 from outhaul_order.app import make_app
-from outhaul_order.config import OrderConfig
+from outhaul_order.config import REQUESTS_SHARE, OrderConfig
 from outhaul_order.housekeeping import forget_expired_keys
 from outhaul_order.models import EXCHANGE, SOURCE
 from outhaul_order.store import OrderStore
@@ -51,9 +51,8 @@ async def serve(config: OrderConfig) -> None:
         alerter=alerter,
     )
     store = OrderStore(database, outbox, sender, keep_keys_seconds=config.keep_keys_seconds)
-    server = HttpServer(
-        make_app(store, metrics, limit_bytes=config.max_body_bytes), sock, drain_seconds=config.drain_seconds / 2
-    )
+    app = make_app(store, metrics, limit_bytes=config.max_body_bytes)
+    server = HttpServer(app, sock, drain_seconds=config.drain_seconds * REQUESTS_SHARE)
     await database.open()
     sender.start()
     housekeeping = asyncio.create_task(forget_expired_keys(store, stop), name="housekeeping")

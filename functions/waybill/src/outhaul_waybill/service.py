@@ -24,6 +24,7 @@ from outhaul_waybill.topology import QUEUE, RETRY_DELAYS_SECONDS
 CONSUMER: Final = "outhaul.waybill"
 _STALE_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 1.0
+_CONSUMER_SHARE: Final = 0.8  # of the drain time; what is left closes connections
 _log = logging.getLogger("outhaul.waybill")
 
 
@@ -41,7 +42,7 @@ def make_consumer(config: WaybillConfig, metrics: Metrics, alerter: Alerter) -> 
         handler_timeout_seconds=config.handler_timeout_seconds,
         max_crashes=config.max_crashes,
         prepared_statements=config.prepared_statements,
-        shutdown_seconds=config.drain_seconds,
+        shutdown_seconds=config.drain_seconds * _CONSUMER_SHARE,
         metrics=metrics,
         alerter=alerter,
     )

@@ -20,6 +20,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
+from outhaul.pooler import never_prepare_through_a_pooler
 from outhaul.settings import DatabaseSettings
 
 _log = logging.getLogger("outhaul.database")
@@ -79,8 +80,8 @@ class OutcomeUnknown(NotCommitted):
 class Database:
     """At most ``size`` connections; requests beyond them wait ``wait_seconds``, and at most ``queue`` of them.
 
-    Starts without the database, and comes back with it. ``deadline_seconds`` bounds a statement;
-    ``prepared_statements`` must be False behind a pgbouncer that does not track them.
+    Starts without the database, and comes back with it. ``deadline_seconds`` bounds a statement.
+    ``prepared_statements`` are used only on a connection straight to the server: see `outhaul.pooler`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Database:
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             settings.conninfo,
             kwargs={"autocommit": True, "prepare_threshold": 0 if prepared_statements else None},
+            configure=never_prepare_through_a_pooler,
             min_size=1,
             max_size=size,
             open=False,

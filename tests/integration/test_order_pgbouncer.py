@@ -1,0 +1,92 @@
+"""The order function behind a real pgbouncer in transaction mode, told nothing of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import psycopg
+import pytest
+
+from conftest import MakeDatabase
+from function_process import free_port, running
+from outhaul_local import ports
+from outhaul_local.identity import server_identity
+from support import poll
+
+pytestmark = pytest.mark.needs("pgbouncer")
+ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]}
+
+
+@pytest.fixture
+def direct_dsn(make_database: MakeDatabase) -> str:
+    return make_database(("order",))
+
+
+@pytest.fixture
+def pooled_dsn(direct_dsn: str, servers_folder: Path) -> Iterator[str]:
+    """The database through a pgbouncer with fewer server connections than there are clients."""
+    binary = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
+    assert binary is not None
+    parts, port, identity = urlsplit(direct_dsn), free_port(), server_identity()
+    folder = servers_folder / f"pgbouncer-{port}"
+    folder.mkdir()
+    who = {"user": parts.username, "password": parts.password}
+    login = " ".join(f"{name}='{unquote(text).replace(chr(39), chr(39) * 2)}'" for name, text in who.items() if text)
+    # auth_type any takes any client, and must be told whom to be towards the server.
+    (folder / "pgbouncer.ini").write_text(f"""
+[databases]
+{parts.path[1:]} = host={parts.hostname} port={parts.port} {login}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = 3
+server_round_robin = 1
+""")
+    identity.own(folder)
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [binary, str(folder / "pgbouncer.ini")], stdout=log, stderr=log, cwd=folder, **identity.spawn_as()
+        )
+    try:
+        poll(lambda: process.poll() is not None or ports.is_listening(port), what="pgbouncer listening")
+        assert process.poll() is None, (folder / "log").read_text()
+        yield parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}").geturl()
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_orders_are_taken_and_shown(pooled_dsn: str, direct_dsn: str, tmp_path: Path) -> None:
+    settings = {
+        "OUTHAUL_ORDER_DATABASE_URL": pooled_dsn,
+        "OUTHAUL_AMQP_URL": "amqp://guest:guest@127.0.0.1:1/%2F",
+        "OUTHAUL_DATABASE_POOL_SIZE": "16",
+    }
+    with running("outhaul_order", tmp_path, settings) as function, ThreadPoolExecutor(16) as clients:
+        function.wait_ready()
+
+        def place(number: int) -> httpx.Response:
+            # Every other order is asked for twice.
+            return function.http.post("/orders", json=ORDER, headers={"Idempotency-Key": f"order-{number // 2}"})
+
+        answers = list(clients.map(place, range(200)))
+        assert {answer.status_code for answer in answers} <= {201, 409}
+        again = list(clients.map(place, range(0, 200, 2)))
+        assert {answer.status_code for answer in again} == {201}
+        assert len({answer.json()["order_id"] for answer in again}) == 100
+        shown = clients.map(lambda answer: function.http.get(answer.headers["location"]).status_code, again)
+        assert set(shown) == {200}
+        assert function.stop() == 0
+    with psycopg.connect(direct_dsn) as conn:
+        counts = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM outbox)"
+        assert conn.execute(counts).fetchone() == (100, 100)
