@@ -115,3 +115,10 @@ def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
 def test_a_description_that_is_wrong_is_refused_where_it_is_wrong(description: object, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
         topology_from(description)
+
+
+def test_the_file_shown_in_the_page_can_be_loaded(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "topology.md").read_text()
+    (tmp_path / "t.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    topology = load_topology(str(tmp_path / "t.toml"))
+    assert topology == consumer_topology("shop.waybill", [("shop.events", "order.created")])
