@@ -204,11 +204,11 @@ def test_an_expired_key_places_a_new_order(function: FunctionProcess, dsn: str) 
 
 def test_expired_keys_are_forgotten_and_others_kept(tmp_path: Path, settings: dict[str, str], own_dsn: str) -> None:
     with psycopg.connect(own_dsn) as conn:
-        conn.execute(
-            "INSERT INTO idempotency_keys (endpoint, key, fingerprint, order_id, expires_at)"
-            " SELECT 'POST /orders', n::text, '', gen_random_uuid(), clock_timestamp() + n * interval '1s' - interval '2500s'"
-            " FROM generate_series(1, 2600) AS n"
-        )
+        conn.execute("""
+            INSERT INTO idempotency_keys (endpoint, key, fingerprint, order_id, expires_at)
+            SELECT 'POST /orders', n::text, '', gen_random_uuid(),
+                   clock_timestamp() + make_interval(secs => n - 2500)
+            FROM generate_series(1, 2600) AS n""")
     with running(MODULE, tmp_path, settings) as process:
         process.wait_ready()
         expired = "SELECT count(*) FROM idempotency_keys WHERE key::integer <= 2490"
