@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,7 +11,9 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from outbox_support import record, shared_database
 from outhaul.ids import first_at
+from outhaul.outbox_queries import CONFIRM
 from outhaul.partitions import DROP_PARTITIONS, FORGOTTEN_BEFORE, MAKE_PARTITIONS
 
 Conn = psycopg.Connection[Any]
@@ -28,10 +31,23 @@ def table(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def database(postgres_url: str) -> Iterator[str]:
+    with shared_database(postgres_url, "outbox", "inbox") as dsn:
+        yield dsn
+
+
 @pytest.fixture
-def conn(table: str, request: pytest.FixtureRequest) -> Any:
-    dsn = request.getfixturevalue("outbox_dsn" if table == "outbox_sent" else "inbox_dsn")
-    with psycopg.connect(dsn, autocommit=True) as conn:
+def conn(database: str) -> Iterator[Conn]:
+    """In a transaction that is undone: tables come and go in it as rows do."""
+    with psycopg.connect(database, autocommit=True) as conn, conn.transaction(force_rollback=True):
+        yield conn
+
+
+@pytest.fixture
+def alone(outbox_dsn: str) -> Iterator[Conn]:
+    """A producer's database that others may look at meanwhile."""
+    with psycopg.connect(outbox_dsn, autocommit=True) as conn:
         yield conn
 
 
@@ -143,7 +159,7 @@ def test_a_day_whose_rows_lie_in_the_default_is_left_there_and_the_others_are_ma
 def test_the_same_id_is_refused_twice_whichever_partition_it_lies_in(conn: Conn, table: str) -> None:
     for day in (day_of(conn), day_of(conn) + timedelta(days=30)):
         conn.execute(INSERT[table], (id_of(day),))
-        with pytest.raises(psycopg.errors.UniqueViolation):
+        with pytest.raises(psycopg.errors.UniqueViolation), conn.transaction():
             conn.execute(INSERT[table], (id_of(day),))
 
 
@@ -198,30 +214,38 @@ def test_a_retention_of_a_century_drops_nothing(conn: Conn, table: str) -> None:
 
 @pytest.mark.parametrize("keep_days", [0, -1, 36_501, 2_000_000_000])
 def test_a_senseless_retention_is_refused(conn: Conn, table: str, keep_days: int) -> None:
-    with pytest.raises(psycopg.errors.RaiseException, match="keep_days"):
+    with pytest.raises(psycopg.errors.RaiseException, match="keep_days"), conn.transaction():
         drop(conn, table, keep_days)
 
 
 @pytest.mark.parametrize("days_ahead", [-1, 367])
 def test_a_senseless_number_of_days_ahead_is_refused(conn: Conn, table: str, days_ahead: int) -> None:
-    with pytest.raises(psycopg.errors.RaiseException, match="days_ahead"):
+    with pytest.raises(psycopg.errors.RaiseException, match="days_ahead"), conn.transaction():
         make(conn, table, days_ahead)
 
 
 @pytest.mark.parametrize("function", [MAKE_PARTITIONS, DROP_PARTITIONS])
 def test_another_table_is_refused(conn: Conn, function: Any) -> None:
-    with pytest.raises(psycopg.errors.RaiseException, match="no partitioned table of Outhaul"):
+    with pytest.raises(psycopg.errors.RaiseException, match="no partitioned table of Outhaul"), conn.transaction():
         conn.execute(function, ("runs", 7))
 
 
-@pytest.mark.parametrize("table", ["outbox_sent"])
-def test_a_table_that_is_held_is_given_up_on_within_the_lock_timeout(conn: Conn, table: str, outbox_dsn: str) -> None:
+def test_a_table_that_is_held_is_given_up_on_within_the_lock_timeout(alone: Conn, outbox_dsn: str) -> None:
     """Making waits for the default partition, and everything else would queue up behind that wait."""
     with psycopg.connect(outbox_dsn) as reader, reader.transaction():
         reader.execute(b"SELECT FROM outbox_sent_default")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            make(conn, table, days_ahead=8)
-    assert make(conn, table, days_ahead=8) == 1
+            make(alone, "outbox_sent", days_ahead=8)
+    assert make(alone, "outbox_sent", days_ahead=8) == 1
+
+
+def test_making_partitions_does_not_hold_up_the_marking(alone: Conn, outbox_dsn: str) -> None:
+    [message_id] = record(outbox_dsn)
+    with psycopg.connect(outbox_dsn) as maker:
+        assert make(maker, "outbox_sent", days_ahead=20) == 13
+        alone.execute("SET statement_timeout = '5s'")
+        assert alone.execute(CONFIRM, ([message_id],)).rowcount == 1
+    assert partition("outbox_sent", day_of(alone) + timedelta(days=20)) in children(alone, "outbox_sent")
 
 
 @pytest.mark.parametrize("table", ["outbox_sent"])
@@ -260,13 +284,12 @@ def least_role(conn: Conn) -> Any:
     conn.execute(f"RESET ROLE; DROP OWNED BY {name}; DROP ROLE {name}".encode())
 
 
-@pytest.mark.parametrize("table", ["outbox_sent"])
-def test_two_makers_at_once_share_the_work(conn: Conn, table: str, outbox_dsn: str) -> None:
+def test_two_makers_at_once_share_the_work(outbox_dsn: str) -> None:
     """One waits for the other's lock and then finds the work done."""
 
     def one(_n: int) -> int:
         with psycopg.connect(outbox_dsn, autocommit=True) as own:
-            return make(own, table, days_ahead=12)
+            return make(own, "outbox_sent", days_ahead=12)
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(one, range(4))) == 5
