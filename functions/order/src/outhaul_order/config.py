@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from outhaul.durations import format_duration
 from outhaul.environment import Environment
@@ -33,7 +33,7 @@ class OrderConfig:
     keep_keys_seconds: float
     sender: SenderSettings
     drain_seconds: float
-    alert_webhook_url: str | None
+    alert_webhook_url: str | None = field(repr=False)  # a webhook's path often is its password
     log_level: str
     log_format: str
     warnings: tuple[str, ...]
