@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
+import httpx
+import pika
 import psycopg
 
-from outhaul import events
+from outhaul import Consumer, Retry, events
 from outhaul.delivery import Delivery
+from outhaul.publisher import Outcome, Outgoing, Publisher
+from outhaul.topology import consumer_topology
+from outhaul.topology_apply import apply
+from support import BrokerUnderTest, poll
 
 TYPE = "shop.order.created.v1"
+QUEUE = "shop.waybill"
+DELAYS = (0.2, 0.4)
 
 
 def message_id(milliseconds_ago: int = 0, *, salt: int = 0) -> UUID:
@@ -86,3 +97,84 @@ def prepare(dsn: str) -> Database:
     database.query("CREATE TABLE effects (number bigint NOT NULL, note text)")
     database.query("CREATE TABLE singles (number bigint PRIMARY KEY)")
     return database
+
+
+@dataclass
+class Shop:
+    """A broker with the consumer's topology, a database, and consumers that are closed at the end."""
+
+    broker: BrokerUnderTest
+    database: Database
+    opened: list[Consumer] = field(default_factory=list)
+
+    def consumer(self, handle: Callable[..., Any] | None = None, **settings: Any) -> Consumer:
+        consumer = Consumer(
+            "shipping",
+            **{
+                "queue": QUEUE,
+                "dsn": self.database.dsn,
+                "amqp_url": self.broker.amqp_url,
+                "retry": Retry(delays=DELAYS, max_attempts=3),
+                "shutdown_seconds": 5.0,
+                **settings,
+            },
+        )
+        if handle is not None:
+            consumer.handler(TYPE)(handle)
+        self.opened.append(consumer)
+        return consumer
+
+    def connection(self) -> pika.BlockingConnection:
+        return pika.BlockingConnection(pika.URLParameters(self.broker.amqp_url))
+
+    def publish(self, *bodies: bytes, exchange: str = "shop.events", routing_key: str = "order.created") -> None:
+        """All of them, confirmed: unconfirmed ones can be lost when their channel is closed at once."""
+
+        async def main() -> None:
+            async with Publisher(self.broker.amqp_url, name="the shop") as publisher:
+                sent = [
+                    publisher.send(
+                        Outgoing(number, exchange, routing_key, content, message_id=str(number)), timeout_seconds=30
+                    )
+                    for number, content in enumerate(bodies)
+                ]
+                assert {settled.outcome for settled in await asyncio.gather(*sent)} <= {Outcome.CONFIRMED}
+
+        asyncio.run(main())
+
+    def send(self, count: int, first: int = 1, **data: Any) -> None:
+        self.publish(*(body({"order": number, **data})[1] for number in range(first, first + count)))
+
+    def take(self, queue: str) -> list[tuple[Any, bytes]]:
+        """All messages of a queue, taken out."""
+        found: list[tuple[Any, bytes]] = []
+        with self.connection() as connection:
+            channel = connection.channel()
+            while True:
+                method, properties, content = channel.basic_get(queue, auto_ack=True)
+                if method is None:
+                    return found
+                found.append((properties.headers or {}, content))
+
+    def depth(self, queue: str) -> int:
+        with self.connection() as connection:
+            return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
+
+    def wait_for_letters(self, count: int) -> list[tuple[Any, bytes]]:
+        poll(lambda: self.depth(f"{QUEUE}.dlq") >= count, what=f"{count} dead letters", seconds=20)
+        return self.take(f"{QUEUE}.dlq")
+
+    def management(self) -> httpx.Client:
+        return httpx.Client(base_url=self.broker.management_url, timeout=30, trust_env=False)
+
+
+@contextmanager
+def opened_shop(broker: BrokerUnderTest, dsn: str) -> Iterator[Shop]:
+    topology = consumer_topology(QUEUE, [("shop.events", "order.created")], retry_delays_seconds=DELAYS)
+    apply(topology, broker.amqp_url, broker.management_url)
+    shop = Shop(broker, prepare(dsn))
+    try:
+        yield shop
+    finally:
+        for consumer in shop.opened:
+            consumer.close()

@@ -7,17 +7,14 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
-import httpx
-import pika
 import psycopg
 import pytest
 
-from consuming import TYPE, Database, body, prepare
-from outhaul import Consumer, Reject, Retry
+from consuming import DELAYS, QUEUE, Shop, body, opened_shop
+from outhaul import Reject
 from outhaul.consumer_runtime import ConsumerState
 from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.events import Event
@@ -25,78 +22,11 @@ from outhaul.topology import consumer_topology
 from outhaul.topology_apply import apply
 from support import BrokerUnderTest, apoll, poll
 
-QUEUE = "shop.waybill"
-DELAYS = (0.2, 0.4)
-
-
-@dataclass
-class Shop:
-    """A broker with the consumer's topology, a database, and consumers that are closed at the end."""
-
-    broker: BrokerUnderTest
-    database: Database
-    opened: list[Consumer] = field(default_factory=list)
-
-    def consumer(self, handle: Callable[..., Any] | None = None, **settings: Any) -> Consumer:
-        consumer = Consumer(
-            "shipping",
-            **{
-                "queue": QUEUE,
-                "dsn": self.database.dsn,
-                "amqp_url": self.broker.amqp_url,
-                "retry": Retry(delays=DELAYS, max_attempts=3),
-                "shutdown_seconds": 5.0,
-                **settings,
-            },
-        )
-        if handle is not None:
-            consumer.handler(TYPE)(handle)
-        self.opened.append(consumer)
-        return consumer
-
-    def connection(self) -> pika.BlockingConnection:
-        return pika.BlockingConnection(pika.URLParameters(self.broker.amqp_url))
-
-    def publish(self, *bodies: bytes, exchange: str = "shop.events", routing_key: str = "order.created") -> None:
-        with self.connection() as connection:
-            channel = connection.channel()
-            for content in bodies:
-                channel.basic_publish(exchange, routing_key, content)
-
-    def send(self, count: int, first: int = 1, **data: Any) -> None:
-        self.publish(*(body({"order": number, **data})[1] for number in range(first, first + count)))
-
-    def take(self, queue: str) -> list[tuple[Any, bytes]]:
-        """All messages of a queue, taken out."""
-        found: list[tuple[Any, bytes]] = []
-        with self.connection() as connection:
-            channel = connection.channel()
-            while True:
-                method, properties, content = channel.basic_get(queue, auto_ack=True)
-                if method is None:
-                    return found
-                found.append((properties.headers or {}, content))
-
-    def depth(self, queue: str) -> int:
-        with self.connection() as connection:
-            return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
-
-    def wait_for_letters(self, count: int) -> list[tuple[Any, bytes]]:
-        poll(lambda: self.depth(f"{QUEUE}.dlq") >= count, what=f"{count} dead letters", seconds=20)
-        return self.take(f"{QUEUE}.dlq")
-
-    def management(self) -> httpx.Client:
-        return httpx.Client(base_url=self.broker.management_url, timeout=30, trust_env=False)
-
 
 @pytest.fixture
 def shop(broker: BrokerUnderTest, inbox_dsn: str) -> Iterator[Shop]:
-    topology = consumer_topology(QUEUE, [("shop.events", "order.created")], retry_delays_seconds=DELAYS)
-    apply(topology, broker.amqp_url, broker.management_url)
-    shop = Shop(broker, prepare(inbox_dsn))
-    yield shop
-    for consumer in shop.opened:
-        consumer.close()
+    with opened_shop(broker, inbox_dsn) as shop:
+        yield shop
 
 
 def note(message: Event, tx: psycopg.Connection[Any]) -> None:

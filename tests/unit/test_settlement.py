@@ -82,3 +82,12 @@ def test_a_tag_is_not_settled_twice() -> None:
     assert settlement.settle([2])
     assert settlement.settle([2]) == []
     assert not settlement.rejected(2)
+
+
+def test_a_tag_the_client_rejected_by_itself_does_not_hold_up_the_watermark() -> None:
+    settlement = Settlement()
+    settlement.delivered(1)
+    settlement.delivered(4)
+    assert settlement.outstanding == 2
+    assert settlement.settle([1, 4]) == [Ack(4, multiple=True)]
+    assert settlement.outstanding == 0

@@ -35,7 +35,13 @@ class Settlement:
         return self._delivered - self._watermark - len(self._beyond)
 
     def delivered(self, tag: int) -> None:
-        """The broker handed out this tag. Tags come in order, without gaps."""
+        """The broker handed out this tag. Tags come in order.
+
+        One that is left out came after a cancel was sent: pika has rejected it by itself, so it is settled.
+        """
+        for skipped in range(self._delivered + 1, tag):
+            self._delivered = skipped
+            self._take([skipped])
         self._delivered = tag
 
     def settle(self, tags: Iterable[int]) -> list[Ack]:
