@@ -109,7 +109,7 @@ SETTINGS: tuple[Setting, ...] = (
         "OUTHAUL_DATABASE_PREPARED_STATEMENTS",
         "true or false",
         "true",
-        "false behind a pgbouncer that does not track prepared statements",
+        "false: HTTP requests prepare none; behind pgbouncer they do not anyway",
         _BOTH,
     ),
     Setting("OUTHAUL_SENDER_LEASE", "duration", "60s", "for how long a row to be sent is one sender's alone", "order"),

@@ -1,4 +1,4 @@
-"""The order function behind a real pgbouncer in transaction mode, told nothing of it."""
+"""Both functions behind a real pgbouncer in transaction mode, told nothing of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,21 +17,18 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import free_port, running
+from outhaul.topology_apply import apply
 from outhaul_local import ports
 from outhaul_local.identity import server_identity
-from support import poll
+from outhaul_waybill.topology import TOPOLOGY
+from support import BrokerUnderTest, poll
 
 pytestmark = pytest.mark.needs("pgbouncer")
 ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]}
 
 
-@pytest.fixture
-def direct_dsn(make_database: MakeDatabase) -> str:
-    return make_database(("order",))
-
-
-@pytest.fixture
-def pooled_dsn(direct_dsn: str, servers_folder: Path) -> Iterator[str]:
+@contextmanager
+def pooled(direct_dsn: str, servers_folder: Path) -> Iterator[str]:
     """The database through a pgbouncer with fewer server connections than there are clients."""
     binary = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
     assert binary is not None
@@ -66,13 +64,17 @@ server_round_robin = 1
         process.wait(timeout=10)
 
 
-def test_orders_are_taken_and_shown(pooled_dsn: str, direct_dsn: str, tmp_path: Path) -> None:
-    settings = {
-        "OUTHAUL_ORDER_DATABASE_URL": pooled_dsn,
-        "OUTHAUL_AMQP_URL": "amqp://guest:guest@127.0.0.1:1/%2F",
-        "OUTHAUL_DATABASE_POOL_SIZE": "16",
-    }
-    with running("outhaul_order", tmp_path, settings) as function, ThreadPoolExecutor(16) as clients:
+@pytest.fixture
+def order_dsn(make_database: MakeDatabase) -> str:
+    return make_database(("order",))
+
+
+def test_orders_are_taken_and_shown(order_dsn: str, servers_folder: Path, tmp_path: Path) -> None:
+    settings = {"OUTHAUL_AMQP_URL": "amqp://guest:guest@127.0.0.1:1/%2F", "OUTHAUL_DATABASE_POOL_SIZE": "16"}
+    with ExitStack() as stack:
+        settings["OUTHAUL_ORDER_DATABASE_URL"] = stack.enter_context(pooled(order_dsn, servers_folder))
+        function = stack.enter_context(running("outhaul_order", tmp_path, settings))
+        clients = stack.enter_context(ThreadPoolExecutor(16))
         function.wait_ready()
 
         def place(number: int) -> httpx.Response:
@@ -87,6 +89,40 @@ def test_orders_are_taken_and_shown(pooled_dsn: str, direct_dsn: str, tmp_path: 
         shown = clients.map(lambda answer: function.http.get(answer.headers["location"]).status_code, again)
         assert set(shown) == {200}
         assert function.stop() == 0
-    with psycopg.connect(direct_dsn) as conn:
-        counts = "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM outbox)"
-        assert conn.execute(counts).fetchone() == (100, 100)
+    assert count(order_dsn, "orders") == count(order_dsn, "outbox") == 100
+
+
+def test_orders_become_waybills(
+    order_dsn: str, make_database: MakeDatabase, broker: BrokerUnderTest, servers_folder: Path, tmp_path: Path
+) -> None:
+    apply(TOPOLOGY, broker.amqp_url, broker.management_url)
+    waybill_dsn = make_database(("waybill",))
+    with ExitStack() as stack:
+        order_settings = {
+            "OUTHAUL_AMQP_URL": broker.amqp_url,
+            "OUTHAUL_ORDER_DATABASE_URL": stack.enter_context(pooled(order_dsn, servers_folder)),
+        }
+        waybill_settings = {
+            "OUTHAUL_AMQP_URL": broker.amqp_url,
+            "OUTHAUL_WAYBILL_DATABASE_URL": stack.enter_context(pooled(waybill_dsn, servers_folder)),
+        }
+        order = stack.enter_context(running("outhaul_order", tmp_path, order_settings))
+        # Two consumers, so that statements do change their server connections.
+        waybills = [stack.enter_context(running("outhaul_waybill", tmp_path, waybill_settings)) for _ in range(2)]
+        clients = stack.enter_context(ThreadPoolExecutor(8))
+        for function in (order, *waybills):
+            function.wait_ready()
+        answers = list(clients.map(lambda _: order.http.post("/orders", json=ORDER), range(200)))
+        assert {answer.status_code for answer in answers} == {201}
+        poll(lambda: count(waybill_dsn, "waybills") == 200, seconds=30, what="200 waybills")
+        assert waybills[0].http.get(f"/waybills/{answers[0].json()['order_id']}").status_code == 200
+        assert [function.stop() for function in (order, *waybills)] == [0, 0, 0]
+    assert count(waybill_dsn, "inbox") == 200
+    assert count(order_dsn, "outbox") == 0
+
+
+def count(dsn: str, table: str) -> int:
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+    assert row is not None
+    return int(row[0])
