@@ -205,6 +205,19 @@ def test_a_letter_older_than_the_inbox_remembers_needs_force(shop: Shop, inbox: 
     assert properties.headers[deadletter.FORCE] is True
 
 
+def test_a_letter_that_does_not_say_whose_it_was_starts_anew_all_the_same(shop: Shop, inbox: Connection) -> None:
+    inbox.execute("INSERT INTO inbox_consumers (consumer, retention_days) VALUES ('waybill', 10)")
+    old = shop.letter(new_id(timedelta(days=11)), headers={})
+    recent = shop.letter(headers={})
+    for message_id in (old, recent):
+        inbox.execute("INSERT INTO deliveries (consumer, message_id, started) VALUES ('waybill', %s, 4)", (message_id,))
+    with opened(shop) as letters:
+        moved = redrive(letters, inbox, order())
+    assert (moved.counts["moved"], moved.counts["too_old"]) == (1, 1)
+    assert shop.ids(QUEUE, 1) == {str(recent)}
+    assert inbox.execute("SELECT message_id FROM deliveries").fetchall() == [(old,)]
+
+
 def test_an_ended_run_goes_on_where_it_was(shop: Shop, inbox: Connection) -> None:
     for _ in range(4):
         shop.letter()

@@ -17,7 +17,7 @@ from uuid import uuid4
 import psycopg
 from psycopg.types.json import Jsonb
 
-from outhaul import inbox_queries, runs
+from outhaul import runs
 from outhaul.deadletter import tidy
 from outhaul.dlq import DeadLetterQueue, NotTaken
 from outhaul.errors import ConfigurationError
@@ -34,7 +34,11 @@ REDRIVE, DISCARD = "dlq-redrive", "dlq-discard"
 _REMEMBERED_SINCE: Final[LiteralString] = """
 SELECT clock_timestamp(), greatest(
     (SELECT forgotten_before FROM retention WHERE table_name = 'inbox' AND isfinite(forgotten_before)),
-    (SELECT clock_timestamp() - make_interval(days => retention_days) FROM inbox_consumers WHERE consumer = %s))"""
+    (SELECT clock_timestamp() - make_interval(days => min(retention_days)) FROM inbox_consumers
+     WHERE consumer = %(consumer)s OR %(consumer)s = ''))"""
+# A letter of the broker's own making does not say whose it was: then nobody's crashes count against it any more.
+_CLEAR_CRASHES: Final[LiteralString] = """
+DELETE FROM deliveries WHERE message_id = %(message_id)s AND (consumer = %(consumer)s OR %(consumer)s = '')"""
 _RECORD_LETTERS: Final[LiteralString] = """
 INSERT INTO runs (run_id, kind, actor, request, state, counts, detail, finished_at)
 VALUES (%s, %s, %s, %s, 'done', %s, %s, clock_timestamp())"""
@@ -232,9 +236,8 @@ def _send_back(
     exchange, routing_key = destination(
         letter, queue=order.queue, retry_exchange=RETRY_EXCHANGE, to_origin=order.to_origin
     )
-    if letter.id is not None and consumer:
-        # Before the message goes out: afterwards the consumer may already be counting anew.
-        inbox.execute(inbox_queries.CLEAR, (consumer, [letter.id]))
+    # Before the message goes out: afterwards the consumer may already be counting anew.
+    _clear_crashes(inbox, letter, consumer)
     try:
         letters.publish(
             letter, exchange=exchange, routing_key=routing_key, headers=redriven_headers(letter, force=order.force)
@@ -264,11 +267,14 @@ def _give_up(letters: DeadLetterQueue, record: _Record, batch: list[DeadLetter])
             ),
         )
         for letter in batch:
-            if letter.id is not None and (record.order.consumer or letter.letter.consumer):
-                consumer = record.order.consumer or letter.letter.consumer
-                record.inbox.execute(inbox_queries.CLEAR, (consumer, [letter.id]))
+            _clear_crashes(record.inbox, letter, record.order.consumer or letter.letter.consumer)
             letters.settle(letter)
     record.note()
+
+
+def _clear_crashes(inbox: Connection, letter: DeadLetter, consumer: str) -> None:
+    if letter.id is not None:
+        inbox.execute(_CLEAR_CRASHES, {"message_id": letter.id, "consumer": consumer})
 
 
 def _recordable(letter: DeadLetter) -> dict[str, Any]:
@@ -291,7 +297,7 @@ def _keep_example(moved: Moved, letter: DeadLetter) -> None:
 
 def _remembered_since(inbox: Connection, consumer: str) -> datetime | None:
     """Since when the inbox is sure to remember what this consumer did; None when it has never forgotten anything."""
-    row = inbox.execute(_REMEMBERED_SINCE, (consumer,)).fetchone()
+    row = inbox.execute(_REMEMBERED_SINCE, {"consumer": consumer}).fetchone()
     found: datetime | None = row[1] if row else None
     return found
 

@@ -7,6 +7,17 @@ reached, 4 a defect of this program, 130 interrupted.
 
 from __future__ import annotations
 
-from outhaul.cli.group import main
+import sys
+from typing import NoReturn
 
-__all__ = ["main"]
+
+def main() -> NoReturn:
+    """The console script: run the command, or say what must be installed for it."""
+    try:
+        from outhaul.cli.group import main as run  # noqa: PLC0415 - so that a missing extra is no traceback
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        sys.stderr.write("outhaul: the command needs click: pip install 'outhaul[cli,binary]'\n")
+        raise SystemExit(2) from error
+    run()

@@ -139,6 +139,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         from outhaul.cli.driver_errors import explain  # noqa: PLC0415 - imports psycopg
 
         return explain(error)
+    if isinstance(error, ImportError) and "pq wrapper" in str(error):
+        return "psycopg finds no libpq: pip install 'outhaul[cli,binary]', or install libpq", USAGE
     text = f"unexpected {type(error).__name__}: {error}. This is a defect; `outhaul --debug ...` shows where."
     return text, DEFECT
 
