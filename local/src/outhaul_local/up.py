@@ -27,13 +27,14 @@ def up(home: Home, console: Console, *, orders: int, allow_remote: bool) -> None
         with Steps(console) as steps:
             run = BringUp(installation, steps, interrupts)
             run.run(exported)
-        if run.started and orders > 0:
-            try:
+        try:
+            if run.started and orders > 0:
                 place_first_orders(installation, console, orders)
-            except Interrupted:
-                run.undo()
-                raise
-        _farewell(installation, console, run, time.monotonic() - began)
+            _farewell(installation, console, run, time.monotonic() - began)
+        except Interrupted:
+            # Up to its last line this command can be taken back.
+            run.undo()
+            raise
 
 
 def _farewell(installation: Installation, console: Console, run: BringUp, seconds: float) -> None:
