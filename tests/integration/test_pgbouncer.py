@@ -19,15 +19,18 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from outbox_support import OUTBOX, created, emptied, in_loop, query, record, shared_database
-from outhaul import schema_apply
+from outhaul import Consumer, Sender, schema_apply
+from outhaul.events import Event
 from outhaul.outbox_store import OutboxStore
 from outhaul.partitions import MAKE_PARTITIONS
-from outhaul.pooler import is_pooled, never_prepare_through_a_pooler
+from outhaul.pooler import is_pooled, never_prepare_through_a_pooler, never_prepare_through_a_pooler_sync
 from outhaul.settings import DatabaseSettings
 from outhaul.sqlalchemy import add
+from outhaul.topology import consumer_topology
+from outhaul.topology_apply import apply
 from outhaul_local import ports
 from outhaul_local.identity import server_identity
-from support import poll
+from support import BrokerUnderTest, apoll, poll
 
 pytestmark = pytest.mark.needs("pgbouncer")
 SERVER_CONNECTIONS = 3
@@ -36,7 +39,8 @@ SERVER_CONNECTIONS = 3
 @pytest.fixture(scope="module")
 def direct_dsn(postgres_url: str) -> Iterator[str]:
     """The database itself."""
-    with shared_database(postgres_url, "outbox") as dsn:
+    with shared_database(postgres_url, "outbox", "inbox") as dsn:
+        query(dsn, "CREATE TABLE effects (n bigint NOT NULL)")
         yield dsn
 
 
@@ -117,8 +121,15 @@ async def test_a_pooler_betrays_itself_and_a_server_does_not(dsn: str, direct_ds
         assert not await is_pooled(direct)
         await never_prepare_through_a_pooler(pooled)
         await never_prepare_through_a_pooler(direct)
-        assert pooled.prepare_threshold is None
-        assert direct.prepare_threshold == 5
+        assert (pooled.prepare_threshold, direct.prepare_threshold) == (None, 5)
+
+
+def test_it_betrays_itself_to_a_plain_connection_too(dsn: str, direct_dsn: str) -> None:
+    with psycopg.connect(dsn) as pooled, psycopg.connect(direct_dsn) as direct:
+        for conn in (pooled, direct):
+            never_prepare_through_a_pooler_sync(conn)
+            assert conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        assert (pooled.prepare_threshold, direct.prepare_threshold) == (None, 5)
 
 
 @in_loop
@@ -196,6 +207,29 @@ async def test_senders_at_once_complete_every_row_once(dsn: str, direct_dsn: str
 
 def test_the_schema_is_applied_and_partitions_are_made(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as conn:
-        assert schema_apply.apply(conn, "inbox")[-1].component == "inbox"
+        conn.execute("DROP TABLE inbox, inbox_consumers, deliveries")
+        conn.execute("DELETE FROM outhaul_schema WHERE component = 'inbox'")
+        assert [step.component for step in schema_apply.apply(conn, "inbox")] == ["inbox"]
         assert schema_apply.apply(conn, "outbox") == []
         assert conn.execute(MAKE_PARTITIONS, ("outbox_sent", 9)).fetchone() == (2,)
+
+
+@in_loop
+async def test_messages_go_all_the_way_through_it(dsn: str, direct_dsn: str, broker: BrokerUnderTest) -> None:
+    """Sender and consumer as they are, nothing told to either."""
+    topology = consumer_topology("shop.waybill", [("shop.events", "order.created")])
+    apply(topology, broker.amqp_url, broker.management_url)
+    record(direct_dsn, 300)
+    consumer = Consumer(
+        "shipping", queue="shop.waybill", dsn=dsn, amqp_url=broker.amqp_url, prepared_statements=True, batch_size=7
+    )
+
+    @consumer.handler("shop.order.created.v1")
+    def effect(message: Event, tx: psycopg.Connection[Any]) -> None:
+        tx.execute("INSERT INTO effects VALUES (%s)", (message.data["n"],))
+
+    async with Sender(OUTBOX, dsn=dsn, amqp_url=broker.amqp_url), consumer:
+        await apoll(lambda: query(direct_dsn, "SELECT count(*) FROM effects") == [(300,)], seconds=30)
+        await apoll(lambda: query(direct_dsn, "SELECT count(*) FROM outbox") == [(0,)], seconds=30)
+    assert query(direct_dsn, "SELECT count(DISTINCT n) FROM effects") == [(300,)]
+    assert query(direct_dsn, "SELECT count(*) FROM outbox_sent") == [(300,)]

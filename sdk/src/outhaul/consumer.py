@@ -55,7 +55,7 @@ class Consumer:
     worked on. A handler call longer than ``handler_timeout_seconds`` ends the process with exit code 70;
     ``broker_consumer_timeout_seconds`` is the broker's own limit (RabbitMQ: 30 min), which must lie well above.
     A redelivered message is dead-lettered after ``max_crashes`` runs that were never seen to end.
-    ``prepared_statements`` must stay False behind a pgbouncer that does not track them. ``shutdown_seconds`` bounds an
+    ``prepared_statements`` are used only on a connection straight to the server. ``shutdown_seconds`` bounds an
     orderly stop; keep it below the grace period of whatever sends SIGTERM. ``leave`` ends the process (tests).
 
     Raises ConfigurationError.

@@ -24,6 +24,7 @@ from outhaul.handlers import Registry
 from outhaul.inbox import Inbox, Rules
 from outhaul.mailbox import IsLate, LoopMailbox, Mailbox, Pause, Take, ThreadMailbox
 from outhaul.metrics import Metrics
+from outhaul.pooler import never_prepare_through_a_pooler, never_prepare_through_a_pooler_sync
 from outhaul.ramp import Ramp
 from outhaul.settings import BrokerSettings, DatabaseSettings
 from outhaul.steps import AsyncSession, SyncSession
@@ -237,21 +238,25 @@ class Running:
 
     def _connect(self) -> psycopg.Connection[Any]:
         try:
-            return psycopg.connect(
+            conn = psycopg.connect(
                 self._database.conninfo(),
                 autocommit=True,
                 prepare_threshold=5 if self._fittings.prepared_statements else None,
             )
+            never_prepare_through_a_pooler_sync(conn)
+            return conn
         except psycopg.OperationalError as error:
             raise DatabaseUnreachable(self._database.address, tidy(str(error))) from error
 
     async def _connect_async(self) -> psycopg.AsyncConnection[Any]:
         try:
-            return await psycopg.AsyncConnection.connect(
+            conn = await psycopg.AsyncConnection.connect(
                 self._database.conninfo(),
                 autocommit=True,
                 prepare_threshold=5 if self._fittings.prepared_statements else None,
             )
+            await never_prepare_through_a_pooler(conn)
+            return conn
         except psycopg.OperationalError as error:
             raise DatabaseUnreachable(self._database.address, tidy(str(error))) from error
 
