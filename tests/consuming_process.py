@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ def handle(message: Event, tx: psycopg.Connection[Any]) -> None:
 
 
 def main() -> None:
+    logging.basicConfig(level=logging.INFO)
     settings = json.loads(sys.argv[1])
     retry = Retry(delays=tuple(settings.pop("delays")), max_attempts=3)
     consumer = Consumer("shipping", retry=retry, **settings)
