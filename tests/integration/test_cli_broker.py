@@ -297,6 +297,16 @@ class TestTraceAndAudit:
         [story] = answer("trace", "order-5", **only_broker)["stories"]
         assert story["state"] == "dead"
 
+    def test_a_message_is_found_in_the_queue_when_asked_to_look_there(self, env: dict[str, str], shop: Shop) -> None:
+        first, second = new_id(), new_id()
+        for message_id in (first, second):
+            shop.publish(message_id)
+        self.sent(env, second)
+        [story] = answer("trace", "order-1", "--peek", "10", **env)["stories"]
+        assert story["state"] == "sent"
+        assert story["steps"][-1]["text"] == "waits in the consumer's queue, 1 messages before it"
+        assert shop.ids(QUEUE, 2) == {str(first), str(second)}
+
     def test_an_audit_tells_lost_from_waiting_from_dead(self, env: dict[str, str], shop: Shop) -> None:
         dead = shop.letter()
         gone, waiting = new_id(), new_id()

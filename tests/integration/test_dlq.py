@@ -177,11 +177,18 @@ def test_a_message_that_nobody_takes_stays_a_letter(broker: BrokerUnderTest, inb
     with open_shop(broker, bound=False) as shop:
         message_id = shop.letter()
         with opened(shop) as letters:
-            moved = redrive(letters, inbox, order())
+            moved = redrive(letters, inbox, order(), run_id="decision-1")
         assert moved.counts["moved"] == 0
         assert moved.counts["not_taken"] == 1
         assert "no queue is bound" in moved.problem
-        assert shop.ids(DLQ, 1) == {str(message_id)}
+        run = runs.get(inbox, "decision-1")
+        assert run is not None
+        assert (run.state, run.detail) == ("failed", moved.problem)
+        # Mended, the same decision is carried out.
+        shop.channel.queue_bind(QUEUE, "outhaul.retry", QUEUE)
+        with opened(shop) as letters:
+            redrive(letters, inbox, order(), run_id="decision-1")
+        assert shop.ids(QUEUE, 1) == {str(message_id)}
 
 
 def test_redrive_to_the_origin_uses_the_first_route(shop: Shop, inbox: Connection) -> None:

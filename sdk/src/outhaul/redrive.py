@@ -115,7 +115,7 @@ class _Record:
             self._written = time.monotonic()
 
     @contextmanager
-    def closing(self) -> Iterator[None]:
+    def closing(self, moved: Moved) -> Iterator[None]:
         """Close the record, as failed where the work broke off; then the same id may be run again."""
         try:
             yield
@@ -126,8 +126,9 @@ class _Record:
                     runs.finish(self.inbox, self.run_id, state=runs.FAILED, counts=self.counts, detail=why)
             raise
         if not self.order.dry_run:
-            detail = self.order.reason or None
-            runs.finish(self.inbox, self.run_id, state=runs.DONE, counts=self.counts, detail=detail)
+            state = runs.FAILED if moved.problem else runs.DONE
+            detail = tidy(moved.problem or self.order.reason) or None
+            runs.finish(self.inbox, self.run_id, state=state, counts=self.counts, detail=detail)
 
 
 def redrive(
@@ -153,7 +154,7 @@ def redrive(
         return moved
     horizons: dict[str, datetime | None] = {}
     pace = 1 / order.rate_per_second
-    with record.closing():
+    with record.closing(moved):
         for letter in _meant(letters, inbox, record):
             consumer = order.consumer or letter.letter.consumer
             if consumer not in horizons:
@@ -195,7 +196,7 @@ def discard(
     if not record.begin():
         moved.done_before = True
         return moved
-    with record.closing():
+    with record.closing(moved):
         batch: list[DeadLetter] = []
         for letter in _meant(letters, inbox, record):
             _keep_example(moved, letter)

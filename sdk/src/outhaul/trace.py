@@ -83,12 +83,16 @@ class Story:
 
 @dataclass(slots=True, kw_only=True)
 class Facts:
-    """What is known of one message. Rows are named tuples of their columns."""
+    """What is known of one message. Rows are named tuples of their columns.
+
+    ``before_it`` counts the messages before it in the consumer's queue, None when it was not found there.
+    """
 
     message_id: UUID | None
     pending: Any = None
     sent: Any = None
     letters: list[DeadLetter] = field(default_factory=list)
+    before_it: int | None = None
     failing: list[Any] = field(default_factory=list)
     consumed: list[Any] = field(default_factory=list)
 
@@ -115,33 +119,31 @@ def gather(
     outbox: Connection | None,
     inbox: Connection | None,
     letters: Iterable[DeadLetter] = (),
+    queued: Iterable[DeadLetter] = (),
     waiting: int | None = None,
     all_letters: bool = False,
 ) -> tuple[list[Facts], Looked]:
     """The facts about a message id, or about the latest 100 messages of an aggregate, oldest first.
 
-    ``letters`` are read between the two databases. Raises psycopg's errors.
+    ``letters`` are dead letters, ``queued`` the messages of the consumer's queue, as far as they were read. Raises
+    psycopg's errors.
     """
     facts: dict[UUID | None, Facts] = {}
     now = forgotten = None
-    given = _uuid(identifier)
     if outbox is not None:
         now, forgotten = outbox.execute(_FORGOTTEN).fetchone() or (None, None)
-        for row in _either(outbox, _PENDING, identifier, given):
-            facts.setdefault(row.message_id, Facts(message_id=row.message_id)).pending = row
-        for row in _either(outbox, _SENT, identifier, given):
-            facts.setdefault(row.message_id, Facts(message_id=row.message_id)).sent = row
+        _from_outbox(facts, outbox, identifier)
+    given = _uuid(identifier)
     if given is not None and not facts and is_uuid7(given):
         facts[given] = Facts(message_id=given)
     for letter in letters:
-        if identifier in {letter.subject, letter.message_id} or (letter.id and letter.id in facts):
+        if _is_meant(letter, facts, identifier):
             facts.setdefault(letter.id, Facts(message_id=letter.id)).letters.append(letter)
-    ids = [message_id for message_id in facts if message_id is not None]
-    if inbox is not None and ids:
-        for row in _rows(inbox, _FAILING, (ids,)):
-            facts[row.message_id].failing.append(row)
-        for row in _rows(inbox, _CONSUMED, (consumers(inbox), ids)):
-            facts[row.message_id].consumed.append(row)
+    for before, message in enumerate(queued):
+        if _is_meant(message, facts, identifier):
+            facts.setdefault(message.id, Facts(message_id=message.id)).before_it = before
+    if inbox is not None:
+        _from_inbox(facts, inbox)
     looked = Looked(
         outbox=outbox is not None,
         inbox=inbox is not None,
@@ -152,6 +154,29 @@ def gather(
     )
     ordered = sorted(facts.values(), key=lambda fact: (fact.message_id is None, fact.message_id or UUID(int=0)))
     return ordered[-MOST_MESSAGES:], looked
+
+
+def _from_outbox(facts: dict[UUID | None, Facts], outbox: Connection, identifier: str) -> None:
+    given = _uuid(identifier)
+    for row in _either(outbox, _PENDING, identifier, given):
+        facts.setdefault(row.message_id, Facts(message_id=row.message_id)).pending = row
+    for row in _either(outbox, _SENT, identifier, given):
+        facts.setdefault(row.message_id, Facts(message_id=row.message_id)).sent = row
+
+
+def _from_inbox(facts: dict[UUID | None, Facts], inbox: Connection) -> None:
+    ids = [message_id for message_id in facts if message_id is not None]
+    if not ids:
+        return
+    for row in _rows(inbox, _FAILING, (ids,)):
+        facts[row.message_id].failing.append(row)
+    for row in _rows(inbox, _CONSUMED, (consumers(inbox), ids)):
+        facts[row.message_id].consumed.append(row)
+
+
+def _is_meant(message: DeadLetter, facts: dict[UUID | None, Facts], identifier: str) -> bool:
+    """Whether a message seen on the broker is the one asked for, or about the business object asked for."""
+    return identifier in {message.subject, message.message_id} or (message.id is not None and message.id in facts)
 
 
 def tell(facts: Facts, looked: Looked) -> Story:
@@ -177,8 +202,10 @@ def _state(facts: Facts, looked: Looked) -> tuple[State, str]:
         return State.DONE, ""
     if facts.failing:
         return State.FAILING, ""
-    if facts.sent is not None:
+    if facts.sent is not None and facts.before_it is None:
         return _after_the_confirm(facts.sent.sent_at, looked)
+    if facts.sent is not None or facts.before_it is not None:
+        return State.SENT, ""
     if facts.pending is None:
         return State.UNKNOWN, _why_unknown(message_id, looked)
     if facts.pending.status == "parked":
@@ -222,7 +249,9 @@ def _steps(facts: Facts, looked: Looked, state: State) -> list[Step]:
         steps.append(Step(told.last_failed_at, "dlq", f"dead letter after {told.failed} failed attempts: {why}"))
     steps += [Step(row.processed_at, "inbox", f"{row.consumer}: effect committed") for row in facts.consumed]
     steps.sort(key=lambda step: (step.at is None, step.at.timestamp() if step.at else 0.0))
-    if state is State.SENT:
+    if facts.before_it is not None:
+        steps.append(Step(None, "queue", f"waits in the consumer's queue, {facts.before_it} messages before it"))
+    elif state is State.SENT:
         steps.append(Step(None, "broker", _whereabouts(looked)))
     return steps
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from itertools import islice
@@ -12,14 +12,14 @@ from typing import Any
 
 import click
 
-from outhaul.cli import options
+from outhaul.cli import dlq_output, options
 from outhaul.cli.exit_codes import FINDING
-from outhaul.cli.output import clean, instant, shorten, write_json, write_table
+from outhaul.cli.output import write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.dlq import DeadLetterQueue
-from outhaul.letters import DeadLetter, Filter
-from outhaul.redrive import Moved, Order
+from outhaul.letters import Filter
+from outhaul.redrive import Order
 from outhaul.redrive import discard as discard_letters
 from outhaul.redrive import redrive as redrive_letters
 from outhaul.topology import dead_letter_queue
@@ -133,7 +133,7 @@ def list_(ctx: click.Context, parts: Parts, queue: str, chosen: Filter, limit: i
     elif not reasons:
         click.echo(f"No dead letters in {dead_letter_queue(queue)}" + ("" if chosen.is_empty else " that match."))
     else:
-        _write_letters(shown)
+        dlq_output.write_letters(shown)
         counted = ", ".join(f"{count} {reason or 'without a reason'}" for reason, count in reasons.most_common())
         click.echo(f"\n{len(shown)} of {reasons.total()} shown: {counted}")
     if reasons:
@@ -164,13 +164,16 @@ def show(ctx: click.Context, parts: Parts, queue: str, message_id: str, raw: boo
         found = [one for one in islice(letters.letters(), scan) if wanted.matches(one, datetime.now(UTC))]
         letters.give_back()
     if as_json:
-        document = [{**one.summary(), "headers": _plain(one.headers), "payload": one.payload()} for one in found]
+        document = [
+            {**one.summary(), "headers": dlq_output.plain_headers(one.headers), "payload": one.payload()}
+            for one in found
+        ]
         write_json({"letters": document})
     elif raw and found:
         sys.stdout.buffer.write(found[0].body)
     else:
         for one in found:
-            _write_letter(one)
+            dlq_output.write_letter(one)
     if not found:
         click.echo(f"outhaul: {dead_letter_queue(queue)} holds no letter of message {message_id}", err=True)
         ctx.exit(FINDING)
@@ -247,11 +250,13 @@ def redrive(
         dry_run=dry_run,
     )
     if not dry_run:
-        options.ask(f"Redrive up to {order.limit} letters of {dead_letter_queue(queue)}{_of(chosen)}?", yes=yes)
+        options.ask(
+            f"Redrive up to {order.limit} letters of {dead_letter_queue(queue)}{dlq_output.told(chosen)}?", yes=yes
+        )
     inbox = parts.database("inbox")
     with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
-        moved = redrive_letters(letters, inbox, order, run_id=run_id, progress=_progress("redriven"))
-    _write_moved(moved, "redriven", as_json=as_json)
+        moved = redrive_letters(letters, inbox, order, run_id=run_id, progress=dlq_output.progress("redriven"))
+    dlq_output.write_moved(moved, "redriven", as_json=as_json)
     if moved.problem or moved.counts["too_old"] or moved.counts["came_back"]:
         ctx.exit(FINDING)
 
@@ -303,87 +308,10 @@ def discard(
         dry_run=dry_run,
     )
     if not dry_run:
-        options.ask(f"Discard up to {limit} letters of {dead_letter_queue(queue)}{_of(chosen)} for good?", yes=yes)
+        options.ask(
+            f"Discard up to {limit} letters of {dead_letter_queue(queue)}{dlq_output.told(chosen)} for good?", yes=yes
+        )
     inbox = parts.database("inbox")
     with DeadLetterQueue(parts.broker(), dead_letter_queue(queue)) as letters:
-        moved = discard_letters(letters, inbox, order, run_id=run_id, progress=_progress("discarded"))
-    _write_moved(moved, "discarded", as_json=as_json)
-
-
-def _of(chosen: Filter) -> str:
-    told = ", ".join(f"{name} {value}" for name, value in chosen.request().items())
-    return f" with {told}" if told else ""
-
-
-def _progress(verb: str) -> Callable[[Mapping[str, int]], None]:
-    if not sys.stderr.isatty():
-        return lambda _counts: None
-    return lambda counts: click.echo(f"\r{counts['moved']} {verb}, {counts['seen']} seen ", err=True, nl=False)
-
-
-def _write_moved(moved: Moved, verb: str, *, as_json: bool) -> None:
-    if sys.stderr.isatty():
-        click.echo("\r", err=True, nl=False)
-    shown = [letter.summary() for letter in moved.examples]
-    if as_json:
-        parts = ("run_id", "dry_run", "done_before", "problem", "counts")
-        write_json({**{name: getattr(moved, name) for name in parts}, "letters": shown})
-        return
-    if moved.dry_run and shown:
-        _write_letters(shown)
-        click.echo()
-    counts = moved.counts
-    if moved.done_before:
-        click.echo(f"Run {moved.run_id} was done before: {counts['moved']} {verb} then; nothing was done now.")
-        return
-    click.echo(f"{counts['moved']} {'would be ' if moved.dry_run else ''}{verb} of {counts['seen']} letters seen.")
-    if counts["too_old"]:
-        click.echo(f"{counts['too_old']} left: older than the inbox remembers; --force sends them all the same.")
-    if counts["came_back"]:
-        click.echo(f"{counts['came_back']} came back as dead letters at once: `outhaul dlq list` tells why.")
-    if moved.problem:
-        click.echo(f"Stopped: {moved.problem}. The letter stays; mend that and run this again.", err=True)
-    if not moved.dry_run:
-        click.echo(f"On record as run {moved.run_id}.")
-
-
-def _write_letters(shown: Sequence[Mapping[str, Any]]) -> None:
-    write_table(
-        ("last failed", "reason", "failed", "type", "aggregate", "message id", "error"),
-        [
-            (
-                letter["last_failed_at"],
-                letter["reason"],
-                letter["failed"],
-                letter["type"],
-                letter["subject"],
-                letter["message_id"],
-                shorten(letter["error"], 60),
-            )
-            for letter in shown
-        ],
-    )
-
-
-def _write_letter(letter: DeadLetter) -> None:
-    for name, value in letter.summary().items():
-        click.echo(f"{name + ':':<17} {instant(value) if isinstance(value, datetime) else clean(str(value))}")
-    click.echo("headers:")
-    write_json(_plain(letter.headers))
-    click.echo("payload:")
-    write_json(letter.payload())
-
-
-def _plain(headers: Mapping[str, Any]) -> Any:
-    """Headers as JSON: AMQP tables hold instants and bytes too."""
-    return {name: _plain_value(value) for name, value in headers.items()}
-
-
-def _plain_value(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain_value(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain_value(inner) for inner in value]
-    if isinstance(value, datetime):
-        return value.replace(tzinfo=value.tzinfo or UTC)
-    return value if isinstance(value, str | int | float | bool | bytes | None) else str(value)
+        moved = discard_letters(letters, inbox, order, run_id=run_id, progress=dlq_output.progress("discarded"))
+    dlq_output.write_moved(moved, "discarded", as_json=as_json)

@@ -33,7 +33,7 @@ _COLOURS = {State.DONE: "green", State.PARKED: "red", State.DEAD: "red", State.L
         json='{"identifier", "looked": {"outbox": bool, "inbox": bool, "waiting": int or null, "all_letters": bool},\n'
         '  "stories": [{"message_id", "type", "aggregate_id", "remedy",\n'
         '    "state": "waiting|sending|parked|sent|failing|dead|lost|done|unknown",\n'
-        '    "steps": [{"at": instant or null, "place": "outbox|broker|consumer|dlq|inbox", "text"}]}]}',
+        '    "steps": [{"at": instant or null, "place": "outbox|broker|queue|consumer|dlq|inbox", "text"}]}]}',
     )
 )
 @click.argument("identifier", metavar="MESSAGE-ID|AGGREGATE-ID")
@@ -44,6 +44,14 @@ _COLOURS = {State.DONE: "green", State.PARKED: "red", State.DEAD: "red", State.L
     metavar="N",
     type=click.IntRange(0),
     help="The most dead letters looked at.",
+)
+@click.option(
+    "--peek",
+    default=0,
+    metavar="N",
+    type=click.IntRange(0),
+    help="Also read the first N messages of the consumer's queue and give them back; the consumer then sees them as "
+    "redelivered, and handles each alone.",
 )
 @options.connections("outbox_dsn", "inbox_dsn", "amqp_url", "management_url")
 @options.queue_options
@@ -57,13 +65,14 @@ def trace(
     queue: str | None,
     topology: str | None,
     scan: int,
+    peek: int,
     as_json: bool,
 ) -> None:
     """The story of one message, or of everything about one business object.
 
     From its row in the outbox over the broker's confirm and failed deliveries to its effect, or to where it
     stopped and why. Dead letters are looked through when a broker is given; the queue itself is only counted,
-    because reading from it would disturb its consumers.
+    unless --peek reads it.
 
     Exit code 1 when a message is parked, dead, lost or nowhere to be found.
     """
@@ -81,17 +90,27 @@ def trace(
         )
     waiting: int | None = None
     letters: list[DeadLetter] = []
+    queued: list[DeadLetter] = []
     all_letters = False
     try:
         if broker and management and name:
             waiting = look(Management(management, virtual_host=broker.virtual_host), name).waiting
         if broker and name and scan:
-            letters, all_letters = _read(broker, name, scan)
+            letters = _read(broker, dead_letter_queue(name), scan)
+            all_letters = len(letters) < scan
+        if broker and name and peek:
+            queued = _read(broker, name, peek)
     except (Unreachable, TopologyError) as error:
         # The databases' part of the story is the longer one.
         click.echo(f"outhaul: the queues could not be looked at: {error}", err=True)
     facts, looked = gather(
-        identifier, outbox=outbox, inbox=inbox, letters=letters, waiting=waiting, all_letters=all_letters
+        identifier,
+        outbox=outbox,
+        inbox=inbox,
+        letters=letters,
+        queued=queued,
+        waiting=waiting,
+        all_letters=all_letters,
     )
     stories = [tell(fact, looked) for fact in facts]
     if as_json:
@@ -105,13 +124,13 @@ def trace(
         ctx.exit(FINDING)
 
 
-def _read(broker: BrokerSettings, queue: str, scan: int) -> tuple[list[DeadLetter], bool]:
-    """The dead letters, and whether these are all of them."""
-    with DeadLetterQueue(broker, dead_letter_queue(queue)) as box:
+def _read(broker: BrokerSettings, queue: str, most: int) -> list[DeadLetter]:
+    """The first messages of a queue, which are given back."""
+    with DeadLetterQueue(broker, queue) as box:
         # Without their bodies: ten thousand of them may be large.
-        letters = [replace(letter, body=b"") for letter in islice(box.letters(), scan)]
+        messages = [replace(message, body=b"") for message in islice(box.letters(), most)]
         box.give_back()
-    return letters, len(letters) < scan
+    return messages
 
 
 def _elsewhere(looked: Looked) -> str:
