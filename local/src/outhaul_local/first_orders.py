@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 from rich.box import SIMPLE_HEAD
@@ -10,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from outhaul_local.failure import LocalFailure
-from outhaul_local.installation import Installation
 from outhaul_local.sample_orders import sample_order
 from outhaul_local.waiting import TimedOut, wait_for
 
@@ -26,26 +27,41 @@ class _Placed:
     waybill: dict[str, object] | None = None
 
 
-def place_first_orders(installation: Installation, console: Console, count: int) -> None:
-    """Place ``count`` orders and show their waybills. Raises :class:`LocalFailure` when one does not come."""
-    order, waybill = installation.function("order"), installation.function("waybill")
+def place_first_orders(
+    order_url: str,
+    waybill_url: str,
+    console: Console,
+    count: int,
+    *,
+    logs: tuple[Path | None, Path | None] = (None, None),
+) -> None:
+    """Place ``count`` orders and show their waybills. ``logs`` are the order and the waybill function's.
+
+    Raises :class:`LocalFailure` when an order is not taken or a waybill does not come.
+    """
     placed = []
     with httpx.Client(timeout=30, trust_env=False) as client:
         for number in range(count):
             body = sample_order(number)
-            answer = client.post(f"{order.url}/orders", json=body)
+            try:
+                answer = client.post(f"{order_url}/orders", json=body)
+            except httpx.HTTPError as error:
+                raise LocalFailure(
+                    f"the order function at {order_url} does not answer: {error}", log=logs[0]
+                ) from error
             if answer.status_code != 201:
                 raise LocalFailure(
-                    f"the first order was answered {answer.status_code}: {answer.text[:300]}", log=order.log
+                    f"the first order was answered {answer.status_code}: {answer.text[:300]}", log=logs[0]
                 )
             placed.append(_Placed(answer.json()["order_id"], body["customer"], len(body["lines"])))
 
         def all_there() -> bool:
             for one in placed:
                 if one.waybill is None:
-                    answer = client.get(f"{waybill.url}/waybills/{one.order_id}")
-                    if answer.status_code == 200:
-                        one.waybill = answer.json()
+                    with suppress(httpx.HTTPError):  # asked again until the deadline
+                        answer = client.get(f"{waybill_url}/waybills/{one.order_id}")
+                        if answer.status_code == 200:
+                            one.waybill = answer.json()
             return all(one.waybill is not None for one in placed)
 
         try:
@@ -55,7 +71,7 @@ def place_first_orders(installation: Installation, console: Console, count: int)
             raise LocalFailure(
                 f"{missing} of {count} orders have no waybill after {WAYBILL_SECONDS:g} s",
                 remedy="`uv run outhaul status` and `outhaul trace <order_id>` tell where they are",
-                log=waybill.log,
+                log=logs[1],
             ) from late
     _show(console, placed)
 

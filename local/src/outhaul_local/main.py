@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--file", default=None, help="orders as JSON Lines; - reads standard input")
     demo.add_argument("--kill", action="store_true", help="kill the functions at random meanwhile")
     demo.add_argument("--seed", type=int, default=None, help="seed of the random orders and kills")
+    orders = commands.add_parser("orders", help="place 20 orders anywhere and show their waybills")
+    orders.add_argument("--order-url", required=True, help="base URL of the order function")
+    orders.add_argument("--waybill-url", required=True, help="base URL of the waybill function")
+    orders.add_argument("--orders", type=int, default=20, help="how many (default 20)")
     commands.add_parser("install", help="get RabbitMQ by apt if it is missing and we are root")
     commands.add_parser("supervise", help=argparse.SUPPRESS)
     return root
@@ -114,6 +118,13 @@ def _demo(options: argparse.Namespace, home: Home, console: Console) -> int:
     return EXIT_FINE if demo(home, console, wanted) else EXIT_FINDING
 
 
+def _orders(options: argparse.Namespace, _home: Home, console: Console) -> int:
+    from outhaul_local.first_orders import place_first_orders  # noqa: PLC0415 - as above
+
+    place_first_orders(options.order_url, options.waybill_url, console, options.orders)
+    return EXIT_FINE
+
+
 def _install(_options: argparse.Namespace, home: Home, console: Console) -> int:
     from outhaul_local.broker_choice import choose_broker  # noqa: PLC0415 - as above
 
@@ -135,6 +146,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Home, Console], int]] = {
     "down": _down,
     "doctor": _doctor,
     "demo": _demo,
+    "orders": _orders,
     "install": _install,
     "supervise": _supervise,
 }

@@ -102,9 +102,11 @@ def stop(
     """
 
     def ended() -> bool:
+        gone = not ref.alive()
+        # Asked last: one that ends between the two questions would stay a zombie if it were asked first.
         if handle is not None:
             handle.exit_code()
-        return not ref.alive()
+        return gone
 
     ref.signal(first)
     try:

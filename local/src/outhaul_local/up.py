@@ -15,6 +15,7 @@ from outhaul_local.home import Home
 from outhaul_local.installation import Installation
 from outhaul_local.interrupts import Interrupted, Interrupts
 from outhaul_local.progress import Steps
+from outhaul_local.state import FUNCTIONS
 
 
 def up(home: Home, console: Console, *, orders: int, allow_remote: bool) -> None:
@@ -29,7 +30,8 @@ def up(home: Home, console: Console, *, orders: int, allow_remote: bool) -> None
             run.run(exported)
         try:
             if run.started and orders > 0:
-                place_first_orders(installation, console, orders)
+                order, waybill = (installation.function(name) for name in FUNCTIONS)
+                place_first_orders(order.url, waybill.url, console, orders, logs=(order.log, waybill.log))
             _farewell(installation, console, run, time.monotonic() - began)
         except Interrupted:
             # Up to its last line this command can be taken back.
