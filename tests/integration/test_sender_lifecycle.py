@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from pika import frame, spec
 
 from outbox_support import in_loop
 from outhaul import Outbox
@@ -383,3 +384,73 @@ async def test_history_partitions_are_made_by_a_sender_that_may(outbox_dsn: str,
     before = partitions()
     async with Sender(dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=QUICK):
         await apoll(lambda: partitions() > before + 5)
+
+
+def tell(sender: Sender, method: Any) -> None:
+    """A connection-level frame, handled as if the broker had sent it: a real alarm would hit every test at once."""
+    assert sender._engine is not None
+    connection = sender._engine.publisher._connection
+    connection._process_frame(frame.Method(0, method))
+
+
+@in_loop
+async def test_a_blocked_broker_stops_the_claims_and_costs_no_attempt(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    declare(broker)
+    async with Sender(dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=QUICK) as sender:
+        record(outbox_dsn, message(0))
+        await apoll(lambda: pending(outbox_dsn) == 0)
+        lease = sender.reserve()
+        tell(sender, spec.Connection.Blocked("low on memory"))
+        assert sender.state().broker == "blocked"
+        assert sender.state().broker_detail == "low on memory"
+        assert sender.reserve() is None
+        record(outbox_dsn, *[message(n) for n in range(1, 50)])
+        # What was promised before the alarm is given back to the database, and says why.
+        assert lease is not None
+        with psycopg.connect(outbox_dsn) as conn:
+            [recorded] = Outbox(exchange=EXCHANGE).add(conn, message(50), lease=lease)
+        sender.hand_over(_row(recorded, lease, 50))
+        await apoll(lambda: heartbeats(outbox_dsn) == [("outhaul sender", "blocked: low on memory")])
+        with psycopg.connect(outbox_dsn) as conn:
+            assert conn.execute("SELECT count(*), sum(attempts) FROM outbox").fetchone() == (50, 0)
+        tell(sender, spec.Connection.Unblocked())
+        await apoll(lambda: pending(outbox_dsn) == 0)
+
+
+@in_loop
+async def test_a_database_that_falls_silent_is_noticed_and_nothing_is_lost(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    declare(broker)
+    parts = urlsplit(outbox_dsn)
+    # A claim that took effect though its answer was lost holds its rows until the lease ends: a short one here.
+    settings = replace(QUICK, statement_timeout_seconds=0.5, confirm_timeout_seconds=0.4, lease_seconds=5.5)
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+        dsn = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
+        async with Sender(dsn=dsn, amqp_url=broker.amqp_url, settings=settings) as sender:
+            record(outbox_dsn, message(0))
+            await apoll(lambda: pending(outbox_dsn) == 0)
+            proxy.blackhole()
+            record(outbox_dsn, *[message(n) for n in range(1, 20)])
+            await apoll(lambda: "no answer" in sender.state().database_detail, seconds=30)
+            assert sender.state().broker == "connected"
+            proxy.heal()
+            await apoll(lambda: pending(outbox_dsn) == 0, seconds=30)
+    assert depth(broker) >= 20
+
+
+@in_loop
+async def test_ending_takes_bounded_time_though_the_database_is_silent(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    declare(broker)
+    parts = urlsplit(outbox_dsn)
+    with Proxy(parts.hostname or "", parts.port or 5432) as proxy:
+        dsn = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
+        sender = Sender(dsn=dsn, amqp_url=broker.amqp_url, settings=replace(QUICK, drain_seconds=1))
+        async with sender:
+            record(outbox_dsn, message(0))
+            await apoll(lambda: pending(outbox_dsn) == 0)
+            proxy.blackhole()
+            began = time.monotonic()
+        assert time.monotonic() - began < 12

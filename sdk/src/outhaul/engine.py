@@ -22,7 +22,7 @@ from outhaul.publisher import Publisher, Settled
 from outhaul.pump import Pump, Setback
 from outhaul.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
-from outhaul.store_link import TROUBLE, StoreLink
+from outhaul.store_link import TROUBLE, StoreLink, finish
 
 _log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Engine:
         self.feeder.stop()
         if self._feeding is not None:
             # Not cancelled: a claim cut short would leave rows leased to nobody until their lease ends.
-            await asyncio.wait({self._feeding}, timeout=seconds)
+            await finish(self._feeding, self.work_link, max(LAST_WRITES_SECONDS, seconds))
         if self.publisher.status == "connected":
             await self._until(lambda: self.pump.waiting == 0, deadline)
         self.pump.paused = True
@@ -180,10 +180,10 @@ class Engine:
         await self.publisher.close(drain_seconds=max(0.1, deadline - time.monotonic()))
         self.marker.stop()
         if self._marking is not None:
-            await asyncio.wait({self._marking}, timeout=max(LAST_WRITES_SECONDS, deadline - time.monotonic()))
-        await self._end(self._feeding)
-        await self._end(self._marking)
-        await self._last_writes()
+            await finish(self._marking, self.mark_link, max(LAST_WRITES_SECONDS, deadline - time.monotonic()))
+        if not self.work_link.trouble:
+            last = asyncio.create_task(self._last_writes(), name="outhaul: giving back what was not sent")
+            await finish(last, self.work_link, LAST_WRITES_SECONDS)
         if self.marker.unmarked:
             _log.warning(
                 "%d confirmed rows could not be marked; they will be sent again after their lease",
@@ -195,11 +195,10 @@ class Engine:
     async def _last_writes(self) -> None:
         """Release what was not sent, and let other senders have at once what a broken route held back."""
         try:
-            async with asyncio.timeout(LAST_WRITES_SECONDS):
-                await self.feeder.write_setbacks()
-                for breaker in self.pump.breakers:
-                    await self._wake_route(breaker)
-        except (TimeoutError, *TROUBLE) as error:
+            await self.feeder.write_setbacks()
+            for breaker in self.pump.breakers:
+                await self._wake_route(breaker)
+        except TROUBLE as error:
             _log.debug("rows stay leased until their lease ends: %s", error)
 
     async def _wake_route(self, breaker: Breaker) -> None:
@@ -209,13 +208,6 @@ class Engine:
     async def _until(self, ready: Callable[[], bool], deadline: float) -> None:
         while not ready() and self.publisher.status == "connected" and time.monotonic() < deadline:
             await self.wait_for_change(deadline - time.monotonic())
-
-    async def _end(self, task: asyncio.Task[None] | None) -> None:
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task}, timeout=LAST_WRITES_SECONDS)
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                _log.error("%s failed", task.get_name(), exc_info=error)
 
     async def _claim(self, store: OutboxStore, limit: int) -> list[OutboxRow]:
         return await store.claim(limit, self.settings.lease_seconds)

@@ -84,7 +84,6 @@ class Sender:
         self._reservations = Reservations(self.settings.hand_over_rows, self.settings.lease_seconds)
         self._engine: Engine | None = None
         self._tending: Tending | None = None
-        self._tend: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._pid = os.getpid()
@@ -118,16 +117,13 @@ class Sender:
         )
         engine.start()
         self._tending = Tending(engine, self._alerts, sender_id=self.sender_id, name=self._name)
-        self._tend = self._loop.create_task(self._tending.run(), name="outhaul: heartbeat and housekeeping")
+        self._tending.start()
 
     async def close(self) -> None:
         """Take no more, let what is in flight be confirmed and marked, give back the rest."""
         engine, self._engine = self._engine, None
         if engine is None or self._pid != os.getpid():
             return
-        if self._tend is not None:
-            self._tend.cancel()
-            await asyncio.wait({self._tend}, timeout=2.0)
         await engine.drain(self.settings.drain_seconds)
         if self._tending is not None:
             await self._tending.close()

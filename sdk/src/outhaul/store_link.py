@@ -35,6 +35,7 @@ class StoreLink:
         self._store = OutboxStore(database, prepared_statements=prepared_statements)
         self._role = role
         self._lock = asyncio.Lock()
+        self._silent = False
         self.trouble = ""
         self.lost = 0
 
@@ -42,33 +43,40 @@ class StoreLink:
         """Do one thing with the store. Raises DatabaseUnreachable, or psycopg's error for a refused statement."""
         async with self._lock:
             try:
-                async with asyncio.timeout(self._timeout_seconds):
-                    if not self._store.is_open:
-                        await self._store.open()
+                if not self._store.is_open:
+                    await self._store.open()  # bounded by the connection's own connect_timeout
+                deadline = asyncio.get_running_loop().call_later(self._timeout_seconds, self.cut)
+                try:
                     result = await work(self._store)
-            except TimeoutError as error:
-                await self._drop()
-                trouble = DatabaseUnreachable(
-                    self._database.address, f"no answer within {self._timeout_seconds:g} s ({self._role})"
-                )
-                self._note(trouble)
-                raise trouble from error
+                finally:
+                    deadline.cancel()
             except TROUBLE as error:
-                if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or not self._store.is_open:
-                    await self._drop()
-                    trouble = (
-                        error
-                        if isinstance(error, DatabaseUnreachable)
-                        else DatabaseUnreachable(self._database.address, _first_line(error))
-                    )
-                    self._note(trouble)
-                    raise trouble from error
-                self._note(error)
-                raise
+                trouble = await self._judge(error)
+                self._note(trouble)
+                if trouble is error:
+                    raise
+                raise trouble from error
             if self.trouble:
                 _log.info("database %s answers again (%s)", self._database.address, self._role)
                 self.trouble = ""
             return result
+
+    def cut(self) -> None:
+        """Give up the statement under way, if any, and its connection: whoever waits for it gets an error at once."""
+        self._silent = True
+        self._store.cut()
+
+    async def _judge(self, error: Exception) -> Exception:
+        """Whether the connection is lost or only the statement was refused."""
+        silent, self._silent = self._silent, False
+        lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or not self._store.is_open
+        if not lost:
+            return error
+        await self._drop()
+        if isinstance(error, DatabaseUnreachable):
+            return error
+        why = f"no answer within {self._timeout_seconds:g} s" if silent else _first_line(error)
+        return DatabaseUnreachable(self._database.address, why)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -87,6 +95,22 @@ class StoreLink:
                 await self._store.close()
         except (TimeoutError, psycopg.Error) as error:
             _log.debug("closing a lost database connection: %s", error)
+
+
+async def finish(task: asyncio.Task[None], link: StoreLink, seconds: float) -> None:
+    """Let a task that works on ``link`` end by itself, for so long; then make it. Never raises, and logs a failure.
+
+    Its connection is cut first: a task cancelled within a statement would go on talking to a silent server.
+    """
+    await asyncio.wait({task}, timeout=max(0.0, seconds))
+    if not task.done():
+        link.cut()
+        await asyncio.wait({task}, timeout=0.2)
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=1.0)
+    if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("%s failed: %s", task.get_name(), error, exc_info=error)
 
 
 def _first_line(error: BaseException) -> str:

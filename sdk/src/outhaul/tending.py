@@ -17,7 +17,7 @@ import psycopg
 
 from outhaul.engine import Engine
 from outhaul.sender_alerts import SenderAlerts
-from outhaul.store_link import TROUBLE
+from outhaul.store_link import TROUBLE, finish
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +39,13 @@ class Tending:
         self._next_housekeeping_at = 0.0
         self._next_count_at = 0.0
         self._may_keep_house = True
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self) -> None:
-        """Beat until cancelled."""
+    async def _run(self) -> None:
         interval_seconds = self._engine.settings.heartbeat_seconds
         while True:
+            self._engine.status_changed.clear()
             self._alerts.look(self._engine, time.monotonic())
             try:
                 await self.beat()
@@ -53,7 +55,8 @@ class Tending:
             except TROUBLE as error:
                 _log.debug("heartbeat: %s", error)
             # A changed connection is told at once: people look at the row just then.
-            self._engine.status_changed.clear()
+            if self._stopping:
+                return
             try:
                 async with asyncio.timeout(interval_seconds):
                     await self._engine.status_changed.wait()
@@ -75,14 +78,25 @@ class Tending:
             )
         )
 
+    def start(self) -> None:
+        """Begin, on the running loop."""
+        self._task = asyncio.create_task(self._run(), name="outhaul: heartbeat and housekeeping")
+
     async def close(self) -> None:
-        """Take the sender's row away: it ended in order."""
-        try:
-            async with asyncio.timeout(2.0):
-                await self._link.run(lambda store: store.forget_sender(self._sender_id))
-        except (TimeoutError, *TROUBLE) as error:
-            _log.debug("the sender's row stays until it is found silent: %s", error)
+        """End, and take the sender's row away: it ended in order."""
+        self._stopping = True
+        self._engine.status_changed.set()
+        if self._task is not None:
+            await finish(self._task, self._link, 1.0)
+        if not self._link.trouble:
+            await finish(asyncio.create_task(self._forget(), name="outhaul: last heartbeat"), self._link, 1.0)
         await self._link.close()
+
+    async def _forget(self) -> None:
+        try:
+            await self._link.run(lambda store: store.forget_sender(self._sender_id))
+        except TROUBLE as error:
+            _log.debug("the sender's row stays until it is found silent: %s", error)
 
     async def _compare_clocks(self) -> None:
         """The database's clock is the one that counts; this process's may be hours off."""
