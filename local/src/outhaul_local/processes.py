@@ -102,11 +102,9 @@ def stop(
     """
 
     def ended() -> bool:
-        gone = not ref.alive()
-        # Asked last: one that ends between the two questions would stay a zombie if it were asked first.
-        if handle is not None:
-            handle.exit_code()
-        return gone
+        # Our child has ended once it is reaped, not before: while its other threads are still ending, the process
+        # already looks like a zombie and cannot be reaped yet.
+        return handle.exit_code() is not None if handle is not None else not ref.alive()
 
     ref.signal(first)
     try:
