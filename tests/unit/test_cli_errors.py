@@ -81,6 +81,14 @@ def test_a_table_cannot_move_the_terminals_cursor(capsys: pytest.CaptureFixture[
 
 
 def test_ages_and_texts_are_short() -> None:
-    assert [age(seconds) for seconds in (-1, 59, 61, 3600, 90_000)] == ["0.0s", "59s", "1m1s", "1h0m", "1d1h"]
+    assert [age(seconds) for seconds in (-1, 0.0082, 2.34, 59, 61, 3600, 90_000)] == [
+        "0ms",
+        "8ms",
+        "2.3s",
+        "59s",
+        "1m1s",
+        "1h0m",
+        "1d1h",
+    ]
     assert shorten("a\n b  c", 10) == "a b c"
     assert shorten("x" * 20, 5) == "xxxx…"

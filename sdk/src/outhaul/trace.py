@@ -238,7 +238,8 @@ def _steps(facts: Facts, looked: Looked, state: State) -> list[Step]:
         steps.append(Step(source.created_at, "outbox", f"recorded for {route}"))
     if facts.sent is not None:
         refused = f" after {facts.sent.attempts} refused attempts" if facts.sent.attempts else ""
-        steps.append(Step(facts.sent.sent_at, "broker", f"confirmed{refused}"))
+        # Rows are marked in batches: a quick consumer is done before.
+        steps.append(Step(facts.sent.sent_at, "broker", f"confirmed{refused}, and marked as sent"))
     elif facts.pending is not None:
         steps.append(Step(None, "outbox", _pending_text(facts.pending)))
     for row in facts.failing:

@@ -69,10 +69,12 @@ def age(seconds: float) -> str:
     """An age for people, in its two largest units.
 
     >>> age(0.25), age(75), age(7_500), age(200_000)
-    ('0.2s', '1m15s', '2h5m', '2d7h')
+    ('250ms', '1m15s', '2h5m', '2d7h')
     """
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f}ms"
     if seconds < 10:
-        return f"{max(seconds, 0):.1f}s"
+        return f"{seconds:.1f}s"
     whole = int(seconds)
     if whole < MINUTE:
         return f"{whole}s"

@@ -6,6 +6,7 @@ One rule: the command's own option wins; then `--dsn` where the command takes on
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,6 @@ from outhaul.cli.exit_codes import USAGE
 from outhaul.environment import Environment
 from outhaul.errors import DatabaseUnreachable
 from outhaul.settings import BrokerSettings, DatabaseSettings, ManagementSettings
-
-LOCAL_ENVIRONMENT: Final = Path(".outhaul/env")
 
 _FALL_BACK: Final[Mapping[str, str]] = {
     "outbox": "OUTHAUL_ORDER_DATABASE_URL",
@@ -46,8 +45,9 @@ class MissingSetting(NotSaid):
 
     def __init__(self, what: str, option: str, names: tuple[str, ...]) -> None:
         text = f"{what} is not known: give {option}, or set {' or '.join(names)}."
-        if LOCAL_ENVIRONMENT.exists():
-            text += f" Local mode wrote it down: source {LOCAL_ENVIRONMENT}"
+        written = Path(os.environ.get("OUTHAUL_HOME") or ".outhaul") / "env"
+        if written.exists():
+            text += f" Local mode wrote it down: source {written}"
         super().__init__(text)
 
 
