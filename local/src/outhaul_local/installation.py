@@ -20,6 +20,9 @@ from outhaul_local.rabbitmq import BrokerPorts, RabbitServer
 from outhaul_local.state import FUNCTIONS, ORDER, State, load, save
 
 DEFAULT_HTTP_PORTS = {"order": 8080, "waybill": 8081}
+# A killed sender's rows wait for their lease's end. On one machine confirms take milliseconds, so a third of the usual
+# times is plenty, and a person need not wait a minute to see them sent.
+LOCAL_SENDER = {"OUTHAUL_SENDER_LEASE": "20s", "OUTHAUL_SENDER_CONFIRM_TIMEOUT": "10s"}
 Broker = RabbitServer | DockerBroker
 
 
@@ -213,6 +216,7 @@ class Installation:
             database_setting(name): self.database_url(name, as_function=True),
             AMQP: self.amqp_url(name),
             ALERTS: self.alert_webhook_url(),
+            **(LOCAL_SENDER if name == ORDER else {}),
         }
 
     def settings_for_people(self) -> dict[str, str]:
