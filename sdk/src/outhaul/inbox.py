@@ -22,7 +22,7 @@ from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.errors import InvalidMessage, OuthaulError, Reject
 from outhaul.failures import Fault, TransactionEnded, causes, fault_of, permanent_reason
 from outhaul.handlers import Handler, Registry, decode_data
-from outhaul.ids import time_of
+from outhaul.ids import first_at, time_of
 from outhaul.retry import Retry
 from outhaul.steps import BEGIN, COMMIT, IS_CONNECTED, ROLLBACK, CallEach, CallMany, Execute, Once, Steps
 
@@ -116,9 +116,10 @@ class Inbox:
         def settle(outcomes: Sequence[Outcome]) -> None:
             for outcome in outcomes:
                 left.pop(id(outcome.delivery), None)
-                if outcome.message_id is not None:
-                    self._started.discard(outcome.message_id)
-                    self._transient.pop(outcome.message_id, None)
+            if self._started or self._transient:
+                for outcome in outcomes:
+                    self._started.discard(outcome.message_id or "")
+                    self._transient.pop(outcome.message_id or "", None)
             report(outcomes)
 
         held = None
@@ -165,12 +166,13 @@ class Inbox:
 
     def _prepare(self, batch: Sequence[Delivery]) -> tuple[list[Prepared], list[Outcome]]:
         ready, refused = [], []
-        horizon, newest = self.clock.horizon(self.rules.retention), self.clock.now() + FUTURE
+        clock = self.clock
+        bounds = first_at(clock.horizon(self.rules.retention)).int, first_at(clock.now() + FUTURE).int
         for delivery in batch:
             event = None
             try:
                 event = self._decode(delivery)
-                ready.append(self._prepare_one(delivery, event, horizon, newest))
+                ready.append(self._prepare_one(delivery, event, bounds))
             except InvalidMessage as error:
                 refused.append(self._refuse(delivery, error, str(event.id) if event else None))
         ready.sort(key=_key)
@@ -183,21 +185,25 @@ class Inbox:
             )
         return events.decode(delivery.body, delivery.headers)
 
-    def _prepare_one(self, delivery: Delivery, event: events.Event, horizon: datetime, newest: datetime) -> Prepared:
+    def _prepare_one(self, delivery: Delivery, event: events.Event, bounds: tuple[int, int]) -> Prepared:
+        """``bounds``: what its id, as a number, may lie between."""
         headers = delivery.headers
-        made = time_of(event.id)
-        if made < horizon and not headers.get(FORCE):
+        oldest, newest = bounds
+        number = event.id.int
+        if number < oldest and not headers.get(FORCE):
             raise InvalidMessage(
                 Reason.TOO_OLD,
-                f"its id is from {made:%Y-%m-%d %H:%M} UTC; the inbox remembers since {horizon:%Y-%m-%d %H:%M} UTC "
-                "and could not tell a duplicate",
+                f"its id is from {time_of(event.id):%Y-%m-%d %H:%M} UTC, before what the inbox remembers; it could not "
+                "tell a duplicate",
             )
-        if made > newest:
-            raise InvalidMessage(Reason.INVALID_ID, f"its id is from {made:%Y-%m-%d %H:%M} UTC, which is yet to come")
+        if number > newest:
+            raise InvalidMessage(
+                Reason.INVALID_ID, f"its id is from {time_of(event.id):%Y-%m-%d %H:%M} UTC, which is yet to come"
+            )
         handler = self._registry.find(event.type)
         if handler.decode is not None:
-            event = replace(event, data=decode_data(handler, event.data))
-        recorded = failed_of(headers) > 0
+            event = _with_data(event, decode_data(handler, event.data))
+        recorded = bool(headers) and failed_of(headers) > 0
         return Prepared(delivery, str(event.id), event, handler, events.payload_hash(delivery.body), recorded)
 
     def _together(self, ready: list[Prepared], settle: Report) -> Steps[None]:
@@ -379,8 +385,7 @@ class Inbox:
     def _anew(self, prepared: Prepared) -> Prepared:
         """Decoded again: the handler of the batch that failed may have changed the data in its hands."""
         event = events.decode(prepared.delivery.body, prepared.delivery.headers)
-        event = replace(event, data=decode_data(prepared.handler, event.data))
-        return replace(prepared, event=event)
+        return replace(prepared, event=_with_data(event, decode_data(prepared.handler, event.data)))
 
     def _compare(self, prepared: Prepared, known_hash: bytes) -> Outcome:
         if known_hash == prepared.hash:
@@ -429,6 +434,22 @@ class Inbox:
 
 def _fact(prepared: Prepared, result: Result) -> Outcome:
     return Outcome(prepared.delivery, result, prepared.key)
+
+
+def _with_data(event: events.Event, data: Any) -> events.Event:
+    """`dataclasses.replace` by hand, at a third of its cost; this runs for every message."""
+    return events.Event(
+        event.id,
+        event.type,
+        event.source,
+        event.time,
+        event.subject,
+        event.sequence,
+        event.causation_id,
+        event.traceparent,
+        data,
+        event.headers,
+    )
 
 
 def _key(prepared: Prepared) -> str:
