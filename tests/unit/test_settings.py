@@ -67,6 +67,13 @@ def test_settings_already_parsed_pass_through() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["amqp://h", "amqp://h:5672", "amqp://h:5672/", "amqp://h/?heartbeat=5s", "amqp://h/%2F"]
+)
+def test_a_broker_url_without_a_virtual_host_means_the_default_one(url: str) -> None:
+    assert BrokerSettings.parse(url).virtual_host == "/"
+
+
+@pytest.mark.parametrize(
     ("url", "way_out"),
     [
         ("", "is missing; write amqp://"),
@@ -78,8 +85,6 @@ def test_settings_already_parsed_pass_through() -> None:
         ("amqp://localhost:abc/x", "port must be a number"),
         ("amqp://localhost:0/x", "port must be a number"),
         ("amqp://localhost:70000/x", "port must be a number"),
-        ("amqp://localhost:5672", "virtual host"),
-        ("amqp://localhost:5672/", "virtual host"),
         ("amqp://localhost:5672/a/b", "virtual host"),
         ("amqp://user@localhost/x", "no password"),
         ("amqp://local host/x", "space or control character"),

@@ -22,6 +22,9 @@ from outhaul.secret import Secret
 from outhaul.tls import Tls
 from outhaul.urls import ESCAPES, TLS_PARAMETERS, bracketed, query_of, secret_of, split_url, tls_of
 
+# The specification of AMQP URIs leaves a URL without one to the client; pika and most others take the default.
+# https://www.rabbitmq.com/docs/uri-spec
+DEFAULT_VIRTUAL_HOST = "/"
 _AMQP_WAY_OUT = "write amqp://user:password@host:5672/vhost (amqps:// for TLS, %2F for the vhost /)"
 _AMQP_PARAMETERS = (
     "heartbeat",
@@ -70,7 +73,7 @@ class BrokerSettings:
             return url
         parts = split_url(url, setting, ("amqp", "amqps"), _AMQP_WAY_OUT)
         query = query_of(parts, setting, _AMQP_PARAMETERS)
-        if len(parts.path) < 2 or "/" in parts.path[1:]:
+        if "/" in parts.path[1:]:
             raise ConfigurationError(
                 setting, redact_url(url), "must end in one virtual host: /name, or /%2F for the default one"
             )
@@ -86,7 +89,7 @@ class BrokerSettings:
         settings = cls(
             host=parts.hostname or "",
             port=parts.port or (5671 if tls else 5672),
-            virtual_host=unquote(parts.path[1:]),
+            virtual_host=unquote(parts.path[1:]) or DEFAULT_VIRTUAL_HOST,
             user=unquote(parts.username or "guest"),
             secret=secret or Secret(text="guest"),
             tls=tls,
