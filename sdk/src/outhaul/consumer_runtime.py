@@ -82,7 +82,8 @@ class Running:
             metrics=fittings.metrics,
             alerter=fittings.alerter,
         )
-        self._worker = Worker(Inbox(rules, fittings.registry), self.link, fittings.pace, fittings.metrics)
+        inbox = Inbox(rules, fittings.registry)
+        self._worker = Worker(inbox, self.link, fittings.pace, fittings.metrics, fittings.alerter)
         self.link.on_ended = self._worker.ended
         self._closing = False
         self._link_loop: asyncio.AbstractEventLoop | None = None

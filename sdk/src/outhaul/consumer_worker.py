@@ -19,6 +19,7 @@ from uuid import UUID
 import psycopg
 
 from outhaul import partitions
+from outhaul.alerts import Alerter
 from outhaul.backoff import Backoff
 from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.ids import time_of
@@ -33,6 +34,7 @@ MAINTENANCE_SECONDS = 3600.0
 IDLE_PROBE_SECONDS = 15.0
 # A deadlock or two are the day's work; more in a row, and the messages wait at the broker instead of here.
 QUIET_HOLDS = 3
+OUTAGE_ALERT = "OuthaulConsumerOutage"
 
 
 class Port(Protocol):
@@ -59,11 +61,12 @@ class Pace:
 class Worker:
     """One consumer's work. ``run`` ends when its mailbox does."""
 
-    def __init__(self, inbox: Inbox, port: Port, pace: Pace, metrics: Metrics) -> None:
+    def __init__(self, inbox: Inbox, port: Port, pace: Pace, metrics: Metrics, alerter: Alerter) -> None:
         self._inbox = inbox
         self._port = port
         self._pace = pace
         self._metrics = metrics
+        self._alerter = alerter
         self._backoff = Backoff(base_seconds=0.2, cap_seconds=10.0)
         self._paused = False
         self._began = 0.0
@@ -147,6 +150,12 @@ class Worker:
             if not self._paused:
                 self._paused = True
                 self._port.pause(f"the database is away: {held}")
+            self._alerter.fire(
+                OUTAGE_ALERT,
+                labels={"consumer": self._inbox.rules.consumer},
+                summary=f"{self._inbox.rules.consumer} takes no messages: its database is away",
+                description=f"{held}. No attempt is spent and nothing is lost; it goes on when the database is back.",
+            )
         told_to_end: bool = yield Pause(wait)
         return told_to_end
 
@@ -158,6 +167,7 @@ class Worker:
             self._paused = False
             self.outage = ""
             self._metrics.consumer_outage.set(0)
+            self._alerter.resolve(OUTAGE_ALERT, labels={"consumer": self._inbox.rules.consumer})
             self._port.resume()
 
     def _until_it_works(self, steps: Steps[None]) -> Steps[bool]:
