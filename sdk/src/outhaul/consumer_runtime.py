@@ -99,7 +99,7 @@ class Running:
         now = time.monotonic()
         ages = [now - self.link.beat]
         if self._beat is not None and not self._watchdog.is_busy:
-            ages.append(now - self._beat.beat)
+            ages.append(now - max(self._beat.beat, self._watchdog.ended_at))
         return max(ages)
 
     @property

@@ -57,6 +57,7 @@ class Watchdog:
         self._record = record
         self._leave = leave
         self._running: tuple[float, Sequence[Event]] | None = None
+        self.ended_at = 0.0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -72,6 +73,7 @@ class Watchdog:
     def end(self) -> None:
         """It came back."""
         self._running = None
+        self.ended_at = time.monotonic()
 
     def start(self) -> None:
         """Begin to look, ten times in the timeout."""
