@@ -79,6 +79,28 @@ async def test_a_missing_exchange_holds_up_no_other_route(outbox_dsn: str, broke
 
 
 @in_loop
+async def test_a_missing_exchange_costs_one_probe_however_many_routes_it_has(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    with Amqp(broker) as amqp:
+        declare(amqp)
+        record(outbox_dsn, *[message(n, routing_key=f"order.{n}") for n in range(300)], exchange="test.missing")
+        record(outbox_dsn, *[message(n) for n in range(300)])
+        async with sender(outbox_dsn, broker) as running:
+            await apoll(lambda: pending(outbox_dsn) == 300, what="the healthy route to drain")
+            assert len(running.state().routes) == 1
+            # The probes go on, and cost what is on its way elsewhere nothing.
+            for n in range(5):
+                record(outbox_dsn, *[message(m) for m in range(200)])
+                await apoll(lambda: pending(outbox_dsn) == 300)
+                assert amqp.depth(QUEUE) <= 600 + 200 * n, "sent twice"
+            amqp.exchange("test.missing")
+            amqp.bind(QUEUE, "test.missing", "#")
+            await apoll(lambda: pending(outbox_dsn) == 0, seconds=20)
+            await apoll(lambda: running.state().routes == ())
+
+
+@in_loop
 async def test_a_full_queue_keeps_rows_pending_until_there_is_room(outbox_dsn: str, broker: BrokerUnderTest) -> None:
     with Amqp(broker) as amqp:
         declare(amqp, x_max_length=200, x_overflow="reject-publish")

@@ -9,6 +9,7 @@ from outhaul.backoff import Backoff
 from outhaul.breaker import (
     HOLD_LEAST_SECONDS,
     HOLD_MOST_SECONDS,
+    MOST_ROUTES,
     PROBE_CAP_SECONDS,
     RECOVERY_MOST_ROWS,
     RECOVERY_ROWS,
@@ -122,6 +123,42 @@ def test_a_route_without_rows_is_forgotten() -> None:
     breakers = broken()
     breakers.forget(ROUTE)
     assert not breakers
+
+
+def test_a_missing_exchange_holds_all_its_routes_by_one_probe() -> None:
+    breakers = Breakers()
+    breaker = breakers.trip(ROUTE, "no-exchange", "404", 0.0, whole_exchange=True)
+    assert breakers.holds(OTHER) is breaker
+    assert breakers.holds(("other.events", "order.paid")) is None
+    assert breakers.due(1000.0) == [breaker]
+    breakers.probe(ROUTE)
+    assert breakers.holds(OTHER) is breaker
+    breakers.prove(ROUTE)
+    # What was put off of the other routes is taken up too.
+    assert sorted(each.route for each in breakers.recovering()) == sorted([ROUTE, OTHER])
+    assert breakers.holds(OTHER) is None
+
+
+def test_an_exchange_that_cannot_be_probed_lets_its_other_routes_try() -> None:
+    breakers = Breakers()
+    breakers.trip(ROUTE, "no-exchange", "404", 0.0, whole_exchange=True)
+    breakers.holds(OTHER)
+    breakers.forget(ROUTE)
+    assert [each.route for each in breakers.recovering()] == [OTHER]
+    breakers.recovered_some(OTHER, 0)
+    assert not breakers
+
+
+def test_routing_keys_without_end_use_bounded_memory() -> None:
+    breakers = Breakers()
+    for n in range(3 * MOST_ROUTES):
+        breakers.trip(("shop.events", f"order.{n}"), "unroutable", "312 NO_ROUTE", float(n))
+    assert len(list(breakers)) == MOST_ROUTES
+    assert breakers.holds(("shop.events", f"order.{3 * MOST_ROUTES - 1}")) is not None
+    missing = breakers.trip(("gone.events", "order.0"), "no-exchange", "404", 0.0, whole_exchange=True)
+    for n in range(3 * MOST_ROUTES):
+        assert breakers.holds(("gone.events", f"order.{n}")) is missing
+    assert len(missing.other_keys) == MOST_ROUTES
 
 
 @given(st.integers(0, 2**32), st.integers(1, 200))

@@ -1,7 +1,8 @@
 """Breakers: an outage of a route pauses that route, probes it with single messages, and spends no attempts.
 
 A route is an exchange with a routing key. It is broken while the broker says of its messages that nothing is bound,
-that the exchange is missing, or that a queue takes no more. Pure: time is monotonic seconds, given by the caller.
+that the exchange is missing, or that a queue takes no more. A missing exchange breaks all its routes by one probe: each
+try there costs a channel. Pure: time is monotonic seconds, given by the caller.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ HOLD_MOST_SECONDS = 60.0
 RECOVERY_ROWS = 10
 RECOVERY_FACTOR = 10
 RECOVERY_MOST_ROWS = 1000
+# Routing keys may be without end (an id in them). Beyond this, the oldest breakers are forgotten: their rows are tried
+# again when they are due.
+MOST_ROUTES = 1000
 
 
 class Phase(Enum):
@@ -41,7 +45,10 @@ def _probe_backoff() -> Backoff:
 
 @dataclass(slots=True)
 class Breaker:
-    """One broken route. ``next_probe_at`` and ``opened_at`` are monotonic seconds."""
+    """One broken route. ``next_probe_at`` and ``opened_at`` are monotonic seconds.
+
+    ``whole_exchange``: it stands for every route of its exchange; ``other_keys`` are those it has held back.
+    """
 
     route: Route
     kind: str
@@ -51,6 +58,8 @@ class Breaker:
     phase: Phase = Phase.OPEN
     recovery_rows: int = RECOVERY_ROWS
     trips: int = 0
+    whole_exchange: bool = False
+    other_keys: set[str] = field(default_factory=set)
     backoff: Backoff = field(default_factory=_probe_backoff)
 
     @property
@@ -69,10 +78,11 @@ class Breaker:
 class Breakers:
     """The broken routes of one sender."""
 
-    __slots__ = ("_broken",)
+    __slots__ = ("_broken", "_exchanges")
 
     def __init__(self) -> None:
         self._broken: dict[Route, Breaker] = {}
+        self._exchanges: dict[str, Breaker] = {}
 
     def __bool__(self) -> bool:
         """Whether any route is broken: the only thing the fast path asks."""
@@ -89,17 +99,28 @@ class Breakers:
     def holds(self, route: Route) -> Breaker | None:
         """The breaker when it holds messages of this route back."""
         breaker = self._broken.get(route)
-        return breaker if breaker is not None and breaker.is_open else None
+        if breaker is not None and breaker.is_open:
+            return breaker
+        breaker = self._exchanges.get(route[0])
+        if breaker is None or not breaker.is_open:
+            return None
+        if len(breaker.other_keys) < MOST_ROUTES:
+            breaker.other_keys.add(route[1])
+        return breaker
 
-    def trip(self, route: Route, kind: str, reason: str, now: float) -> Breaker:
+    def trip(self, route: Route, kind: str, reason: str, now: float, *, whole_exchange: bool = False) -> Breaker:
         """A message of the route came back. Only the first failure and a failed probe start a pause anew."""
         breaker = self._broken.get(route)
         if breaker is None:
+            self._make_room()
             breaker = self._broken[route] = Breaker(route, kind, reason, opened_at=now)
         elif breaker.phase is Phase.OPEN:
             breaker.kind, breaker.reason = kind, reason
             return breaker
         breaker.kind, breaker.reason = kind, reason
+        if whole_exchange and not breaker.whole_exchange and route[0] not in self._exchanges:
+            breaker.whole_exchange = True
+            self._exchanges[route[0]] = breaker
         if breaker.phase is Phase.RECOVERING:
             # It took some: a full queue that is being drained is asked again soon, not after the longest pause.
             breaker.backoff.reset()
@@ -140,6 +161,8 @@ class Breakers:
         if breaker is None or breaker.phase is not Phase.PROBING:
             return False
         breaker.phase = Phase.RECOVERING
+        if breaker.whole_exchange:
+            self._release_exchange(breaker)
         return True
 
     def recovered_some(self, route: Route, taken: int) -> bool:
@@ -148,11 +171,29 @@ class Breakers:
         if breaker is None or breaker.phase is not Phase.RECOVERING:
             return False
         if taken < breaker.recovery_rows:
-            del self._broken[route]
+            self.forget(route)
             return True
         breaker.recovery_rows = min(RECOVERY_MOST_ROWS, breaker.recovery_rows * RECOVERY_FACTOR)
         return False
 
     def forget(self, route: Route) -> None:
         """No row of the route is left to probe with."""
-        self._broken.pop(route, None)
+        breaker = self._broken.pop(route, None)
+        if breaker is not None and breaker.whole_exchange:
+            self._release_exchange(breaker)
+
+    def _release_exchange(self, breaker: Breaker) -> None:
+        """The exchange is there again, or cannot be tried: its other routes have rows put off, and take them up."""
+        del self._exchanges[breaker.route[0]]
+        breaker.whole_exchange = False
+        for routing_key in breaker.other_keys:
+            route = (breaker.route[0], routing_key)
+            if route not in self._broken and len(self._broken) < MOST_ROUTES:
+                self._broken[route] = Breaker(
+                    route, breaker.kind, breaker.reason, breaker.opened_at, phase=Phase.RECOVERING, trips=1
+                )
+        breaker.other_keys.clear()
+
+    def _make_room(self) -> None:
+        if len(self._broken) >= MOST_ROUTES:
+            self.forget(next(iter(self._broken)))

@@ -7,9 +7,11 @@ broker closed the channel is the cause of that. A new channel is a new object.
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import time
 from collections.abc import Callable, Hashable
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from pika import exceptions, spec
@@ -35,6 +37,7 @@ class ConfirmChannel:
 
     __slots__ = (
         "_answered",
+        "_answered_at",
         "_channel",
         "_emit",
         "_ended",
@@ -65,6 +68,7 @@ class ConfirmChannel:
         self._on_ended = on_ended
         self._on_latency = on_latency
         self._answered = False
+        self._answered_at = -math.inf
         self._ended = False
 
     @classmethod
@@ -128,8 +132,17 @@ class ConfirmChannel:
         self.window.add(outgoing, outgoing.message_id, len(outgoing.body), time.monotonic())
         return None
 
-    def end(self, error: BaseException) -> None:
-        """The channel is no more: settle what is pending. Only the first call counts."""
+    def give_up(self, error: BaseException, confirm_timeout_seconds: float) -> None:
+        """A confirm is overdue: end. Where the broker answered for others meanwhile, the fault is the route's."""
+        overdue = self.window.published_before(time.monotonic() - confirm_timeout_seconds)
+        alive = self._answered_at > time.monotonic() - confirm_timeout_seconds
+        self.end(error, stuck={id(each) for each in overdue} if alive else frozenset())
+
+    def end(self, error: BaseException, *, stuck: AbstractSet[int] = frozenset()) -> None:
+        """The channel is no more: settle what is pending. Only the first call counts.
+
+        ``stuck`` holds the ids of those that are UNCONFIRMED rather than unknown.
+        """
         if self._ended:
             return
         self._ended = True
@@ -144,7 +157,14 @@ class ConfirmChannel:
             self._on_settled([Settled(pending[0].key, blame, why)])
         elif pending:
             detail, suspect = f"no confirm: {why}", blame is not None
-            self._on_settled([Settled(each.key, Outcome.UNKNOWN, detail, suspect) for each in pending])
+            self._on_settled(
+                [
+                    Settled(each.key, Outcome.UNCONFIRMED, f"{why}, though the broker answers for others")
+                    if id(each) in stuck
+                    else Settled(each.key, Outcome.UNKNOWN, detail, suspect)
+                    for each in pending
+                ]
+            )
 
     def _answer(self, frame: Any) -> None:
         if self._ended:
@@ -152,8 +172,9 @@ class ConfirmChannel:
         method = frame.method
         window = self.window
         self._answered = True
+        self._answered_at = time.monotonic()
         if isinstance(method, spec.Basic.Ack):
-            self._on_latency(window.age_of(method.delivery_tag, time.monotonic()))
+            self._on_latency(window.age_of(method.delivery_tag, self._answered_at))
             confirmed, unroutable = window.ack(method.delivery_tag, multiple=method.multiple)
             if confirmed:
                 self._on_confirmed([each.key for each in confirmed])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from outhaul.breaker import Breaker, Phase
+from outhaul.breaker import Breaker, Phase, Route
 from outhaul.feeder import Feeder, Source
 from outhaul.marker import Marker
 from outhaul.metrics import Metrics
@@ -107,6 +107,7 @@ class Engine:
         self.clock_lead: timedelta | None = None  # the database's clock less ours; None until compared
         self.status_changed = asyncio.Event()
         self._status = ""
+        self._gauged: set[Route] = set()
         self._moved = asyncio.Event()
         self._feeding: asyncio.Task[None] | None = None
         self._marking: asyncio.Task[None] | None = None
@@ -154,6 +155,12 @@ class Engine:
                 await self._moved.wait()
         except TimeoutError:
             return
+
+    def sweep_gauges(self) -> None:
+        """Forget the series of routes that are broken no more."""
+        for route in [each for each in self._gauged if self.pump.breakers.get(each) is None]:
+            self._gauged.discard(route)
+            self.metrics.breaker_open.remove(exchange=route[0], routing_key=route[1])
 
     def troubles(self) -> tuple[RouteTrouble, ...]:
         """The routes that take no messages now."""
@@ -252,6 +259,7 @@ class Engine:
         exchange, routing_key = breaker.route
         if breaker.trips == 1:
             _log.warning("exchange %r, routing key %r takes no messages: %s", exchange, routing_key, breaker.reason)
+        self._gauged.add(breaker.route)
         self.metrics.breaker_open.set(1, exchange=exchange, routing_key=routing_key)
 
     def _recovers(self, _: Breaker) -> None:
@@ -260,4 +268,4 @@ class Engine:
     def _whole(self, breaker: Breaker) -> None:
         exchange, routing_key = breaker.route
         _log.info("exchange %r, routing key %r has nothing put off any more", exchange, routing_key)
-        self.metrics.breaker_open.remove(exchange=exchange, routing_key=routing_key)
+        self.sweep_gauges()

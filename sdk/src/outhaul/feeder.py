@@ -24,6 +24,8 @@ Source = Callable[[OutboxStore, int], Awaitable[list[OutboxRow]]]
 """Claims up to that many rows; fewer means that there are no more for now."""
 
 LEAST_CLAIM_ROWS = 10
+# Each probe is a statement and a pause of the window: many broken routes take turns.
+PROBES_A_ROUND = 5
 REFUSED = "refused"
 
 
@@ -196,7 +198,7 @@ class Feeder:
         return self._limit
 
     async def _probe_broken(self) -> None:
-        for breaker in self._pump.breakers.due(time.monotonic()):
+        for breaker in self._pump.breakers.due(time.monotonic())[:PROBES_A_ROUND]:
             rows = await self._claim_route(breaker, 1)
             if rows:
                 self._pump.probe(rows[0], time.monotonic() + self._settings.lease_seconds)

@@ -21,6 +21,8 @@ class Outcome(Enum):
     """The exchange is missing (404) or may not be written to (403). An outage of the route."""
     NACKED = "nacked"
     """A queue would not take it: full, or without a majority. An outage of the route."""
+    UNCONFIRMED = "unconfirmed"
+    """No answer in time, while the broker did answer for others: an outage of the route; it may have arrived."""
     REFUSED = "refused"
     """The client or the broker refuses this very message (too large, invalid properties)."""
     UNKNOWN = "unknown"

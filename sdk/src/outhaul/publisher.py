@@ -33,6 +33,7 @@ WINDOW_MESSAGES = 500
 WINDOW_BYTES = 8 * 1024 * 1024
 CONFIRM_TIMEOUT_SECONDS = 30.0
 CLOSE_SECONDS = 3.0
+_MAY_HAVE_ARRIVED = frozenset({Outcome.UNKNOWN, Outcome.UNCONFIRMED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ class Publisher:
         try:
             async with asyncio.timeout(timeout_seconds):
                 settled = await self._attempt(outgoing)
-                while settled.outcome is Outcome.UNKNOWN and not self._closing.is_set():
+                while settled.outcome in _MAY_HAVE_ARRIVED and not self._closing.is_set():
                     async with self._alone:
                         await self._wait_until(lambda: self.unconfirmed == 0 and self.has_room())
                         settled = await self._attempt(outgoing)
@@ -224,14 +225,6 @@ class Publisher:
         if self._watch is not None:
             self._watch.cancel()
         await asyncio.gather(self._task, *([self._watch] if self._watch else []), return_exceptions=True)
-
-    def drop(self, why: str) -> None:
-        """End the connection now, without asking the broker; everything in flight is UNKNOWN."""
-        channel, connection = self._channel, self._connection
-        if channel is not None:
-            channel.end(BrokerUnreachable(self._settings.address, why))
-        if connection is not None:
-            abort_connection(connection, why)
 
     async def _attempt(self, outgoing: Outgoing) -> Settled:
         """Publish when there is room and wait for the outcome."""
@@ -328,7 +321,13 @@ class Publisher:
                 if channel is None or self._blocked:
                     continue
                 if channel.window.overdue(time.monotonic(), self._confirm_timeout_seconds):
-                    self.drop(f"no confirm within {self._confirm_timeout_seconds:g} s")
+                    self._drop(f"no confirm within {self._confirm_timeout_seconds:g} s", channel)
+
+    def _drop(self, why: str, channel: ConfirmChannel) -> None:
+        """End the connection without asking the broker, which may not be there to answer."""
+        channel.give_up(BrokerUnreachable(self._settings.address, why), self._confirm_timeout_seconds)
+        if self._connection is not None:
+            abort_connection(self._connection, why)
 
     def _confirmed(self, keys: list[Hashable]) -> None:
         self._backoff.reset()

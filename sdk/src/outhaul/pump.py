@@ -18,7 +18,7 @@ from outhaul.events import CLOUDEVENTS_JSON
 from outhaul.outbox_store import OutboxRow
 from outhaul.outgoing import Outcome, Outgoing, Settled
 
-ROUTE_OUTCOMES = frozenset({Outcome.UNROUTABLE, Outcome.NO_EXCHANGE, Outcome.NACKED})
+ROUTE_OUTCOMES = frozenset({Outcome.UNROUTABLE, Outcome.NO_EXCHANGE, Outcome.NACKED, Outcome.UNCONFIRMED})
 
 
 class Output(Protocol):
@@ -96,13 +96,15 @@ class Pump:
         self._ready: deque[Waiting] = deque()
         self._handed: deque[Waiting] = deque()
         self._suspects: deque[Waiting] = deque()
+        self._probes: deque[Waiting] = deque()
+        self._alone = False
         self._pumping = False
         self._late = 0
 
     @property
     def waiting(self) -> int:
         """Rows in memory that have not been published."""
-        return len(self._ready) + len(self._handed) + len(self._suspects)
+        return len(self._ready) + len(self._handed) + len(self._suspects) + len(self._probes)
 
     @property
     def handed(self) -> int:
@@ -112,7 +114,7 @@ class Pump:
     @property
     def is_idle(self) -> bool:
         """Nothing in memory, nothing in flight, nothing to write back."""
-        return not (self._ready or self._handed or self._suspects or self.setbacks or self._output.unconfirmed)
+        return not (self.waiting or self.setbacks or self._output.unconfirmed)
 
     def feed(self, rows: Iterable[OutboxRow], expires_at: float) -> None:
         """Take claimed rows and publish what fits."""
@@ -129,9 +131,13 @@ class Pump:
             return
         self._pumping = True
         try:
-            if self._suspects:
-                self._run_suspects()
-            if not self._suspects:
+            if self._alone and self._output.unconfirmed:
+                return
+            self._alone = False
+            if self._probes or self._suspects:
+                self._run_alone()
+                self._alone = self._alone and self._output.unconfirmed > 0
+            if not (self._alone or self._probes or self._suspects):
                 self._run_queue(self._handed)
                 self._run_queue(self._ready)
         finally:
@@ -139,13 +145,10 @@ class Pump:
 
     def probe(self, row: OutboxRow, expires_at: float) -> None:
         """Publish one message of a broken route, past its breaker."""
-        route = (row.exchange, row.routing_key)
-        if not self._output.has_room() or expires_at < time.monotonic() + self._least_lease_seconds:
-            self.setbacks.append(Setback(row, 0.0, "no room for a probe", refused=False))
-            self._on_setback()
-            return
-        self.breakers.probe(route)
-        self._publish(Waiting(row, expires_at))
+        # Alone in flight: where the exchange is missing, the probe costs the channel and all that is on its way there.
+        self.breakers.probe((row.exchange, row.routing_key))
+        self._probes.append(Waiting(row, expires_at))
+        self.run()
 
     def recovered(self, breaker: Breaker, rows: Sequence[OutboxRow], expires_at: float) -> None:
         """Take rows put off because of a route that works again; when there are no more, the route is whole."""
@@ -181,9 +184,11 @@ class Pump:
 
     def give_back(self, reason: str, *, suspects: bool = False) -> None:
         """Release what waits in memory: the broker is away, and another sender may reach it."""
-        queues = [self._ready, self._handed]
+        queues = [self._ready, self._handed, self._probes]
         if suspects:
             queues.append(self._suspects)
+        for waiting in self._probes:
+            self.breakers.unanswered((waiting.row.exchange, waiting.row.routing_key), time.monotonic())
         for queue in queues:
             self.setbacks.extend(Setback(waiting.row, 0.0, reason, refused=False) for waiting in queue)
             queue.clear()
@@ -222,19 +227,23 @@ class Pump:
         if len(self.setbacks) > before:
             self._on_setback()
 
-    def _run_suspects(self) -> None:
+    def _run_alone(self) -> None:
         """One at a time: alone in flight, a message that makes the broker close the channel is found out."""
         limit = time.monotonic() + self._least_lease_seconds
         before = len(self.setbacks)
-        while self._suspects and not self._output.unconfirmed and self._output.has_room():
-            waiting = self._suspects.popleft()
+        output = self._output
+        while (self._probes or self._suspects) and not output.unconfirmed and output.has_room():
+            probing = bool(self._probes)
+            waiting = self._probes.popleft() if probing else self._suspects.popleft()
             row = waiting.row
-            breaker = self.breakers.holds((row.exchange, row.routing_key))
+            breaker = None if probing else self.breakers.holds((row.exchange, row.routing_key))
             if waiting.expires_at < limit:
+                self.breakers.unanswered((row.exchange, row.routing_key), time.monotonic())
                 self._too_late(row)
             elif breaker is not None:
                 self._hold(row, breaker, time.monotonic())
             else:
+                self._alone = True
                 self._publish(waiting)
         if len(self.setbacks) > before:
             self._on_setback()
@@ -262,12 +271,13 @@ class Pump:
         route = (row.exchange, row.routing_key)
         outcome, detail = settled.outcome, settled.detail
         if outcome in ROUTE_OUTCOMES:
-            if outcome is Outcome.NACKED:
-                self.tally.nacked += 1
-            else:
+            if outcome in {Outcome.UNROUTABLE, Outcome.NO_EXCHANGE}:
                 self.tally.unroutable += 1
+            else:
+                self.tally.nacked += 1
             held_before = self.breakers.holds(route) is not None
-            breaker = self.breakers.trip(route, outcome.value, detail, now)
+            missing = outcome is Outcome.NO_EXCHANGE
+            breaker = self.breakers.trip(route, outcome.value, detail, now, whole_exchange=missing)
             self._hold(row, breaker, now)
             if not held_before:
                 self._on_trip(breaker)

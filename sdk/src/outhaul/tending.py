@@ -66,6 +66,7 @@ class Tending:
     async def beat(self) -> None:
         """Say that this sender lives, and how it fares."""
         engine = self._engine
+        engine.sweep_gauges()
         engine.metrics.window_messages.set(engine.publisher.unconfirmed)
         state = engine.publisher.state
         text = state.status if not state.detail else f"{state.status}: {state.detail}"

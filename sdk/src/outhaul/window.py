@@ -156,6 +156,10 @@ class Window(Generic[T]):
         pending = self._pending.get(tag)
         return 0.0 if pending is None else now - pending.published_at
 
+    def published_before(self, moment: float) -> list[T]:
+        """The unconfirmed messages that were published before that moment, oldest first."""
+        return [each.item for each in self._pending.values() if each.published_at < moment]
+
     def overdue(self, now: float, confirm_timeout_seconds: float) -> bool:
         """Whether a message has waited longer for its confirm than the deadline allows."""
         return self.oldest_age(now) > confirm_timeout_seconds
