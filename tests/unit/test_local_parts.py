@@ -14,6 +14,8 @@ from outhaul_local.broker_choice import how_to_install
 from outhaul_local.docker_broker import DockerBroker
 from outhaul_local.failure import LocalFailure
 from outhaul_local.home import Home, write_private
+from outhaul_local.identity import Identity
+from outhaul_local.installation import Installation
 from outhaul_local.main import main
 from outhaul_local.processes import rotate, tail
 from outhaul_local.rabbitmq import BrokerPorts, find_binary
@@ -192,3 +194,12 @@ def test_a_wrong_number_is_refused_before_anything_is_looked_at(
 ) -> None:
     assert main(["--home", str(tmp_path), "demo", "--number", "0"]) == 2
     assert "N='0'" in capsys.readouterr().out
+
+
+def test_an_installation_whose_broker_was_never_chosen_can_be_looked_at_and_taken_down(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.make()
+    installation = Installation(home, State(), Identity("me"))
+    installation.save()
+    assert [service.title for service in installation.services()] == ["PostgreSQL"]
+    assert main(["--home", str(tmp_path), "down", "--delete-data"]) == 0

@@ -10,11 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from outhaul_local.docker_broker import DockerBroker
+from outhaul_local.function_process import FunctionProcess
 from outhaul_local.home import Home
 from outhaul_local.installation import Installation, Service
 from outhaul_local.processes import stop
 from outhaul_local.progress import Steps
-from outhaul_local.state import FUNCTIONS, load
+from outhaul_local.state import load
 
 SUPERVISOR_STOP_SECONDS = 10.0
 # What stays when the data goes: which URLs were ours (see `exported`), the lock we hold, and the uv that runs us.
@@ -37,11 +38,10 @@ def down(home: Home, console: Console, *, delete_data: bool) -> None:
             stop(installation.state.supervisor, grace_seconds=SUPERVISOR_STOP_SECONDS)
             installation.state.supervisor = None
         installation.save()
-        functions: list[Service] = [installation.function(name) for name in FUNCTIONS]
-        servers = [part for part in (installation.broker(), installation.postgres()) if part is not None]
-        _stop_all(installation, functions, steps)
+        services = installation.services()
         # The servers last: the functions drain into them.
-        _stop_all(installation, servers, steps)
+        _stop_all(installation, [service for service in services if isinstance(service, FunctionProcess)], steps)
+        _stop_all(installation, [service for service in services if not isinstance(service, FunctionProcess)], steps)
         if delete_data:
             _delete(installation)
             console.print("Data removed.", highlight=False)

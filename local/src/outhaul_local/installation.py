@@ -144,9 +144,10 @@ class Installation:
         return part
 
     def services(self) -> list[Service]:
-        """All that is ours to keep running, in the order in which it starts."""
+        """All that is ours to keep running, in the order in which it starts. No function before there is a broker."""
         servers: list[Service | None] = [self.postgres(), self.broker()]
-        return [*(part for part in servers if part is not None), *(self.function(name) for name in FUNCTIONS)]
+        names = FUNCTIONS if self.state.external.amqp_url or self.broker() is not None else ()
+        return [*(part for part in servers if part is not None), *(self.function(name) for name in names)]
 
     def record(self, service: Service) -> None:
         """Remember a service's process as it is now."""
