@@ -61,6 +61,7 @@ lint: setup ## ruff, mypy strict, import-linter; changes nothing
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
 	@.venv/bin/mypy sdk/src operator/src functions/order/src functions/waybill/src infra/src local/src tests
+	@MYPYPATH=examples .venv/bin/mypy examples
 	@cd benchmarks && MYPYPATH=. ../.venv/bin/mypy --config-file ../pyproject.toml *.py
 	@.venv/bin/lint-imports
 

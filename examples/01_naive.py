@@ -79,7 +79,9 @@ def main() -> None:
         ledger = draw_up(orders, order_dsn=order_dsn, waybill_dsn=waybill_dsn)
     print(f"01, the HTTP call inside the transaction: {len(orders):,} orders in {seconds:.1f} s\n")
     print(ledger.table())
-    print("\n  what the customers were told: " + ", ".join(f"{n:,} {o}" for o, n in Counter(outcomes).most_common()))
+    print("\n  what the customers were told")
+    for outcome, number in Counter(outcomes).most_common():
+        print(f"  {number:>6,}  {outcome}")
     print(f"\n  inconsistent: {len(ledger.inconsistent):,} of {len(orders):,}")
 
 

@@ -59,8 +59,13 @@ def make_database(name: str, *, schema: Sequence[str] = (), tables: Sequence[str
     """An empty database beside the demo's, with Outhaul's components and the example's tables; returns its DSN."""
     server = from_environment("OUTHAUL_ORDER_DATABASE_URL")
     unique = f"{name}_{secrets.token_hex(4)}"
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(unique)))
+    try:
+        with psycopg.connect(server, autocommit=True) as conn:
+            conn.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(unique)))
+    except psycopg.errors.InsufficientPrivilege:
+        sys.exit("OUTHAUL_ORDER_DATABASE_URL: its role may not create databases; name one that may")
+    except psycopg.OperationalError as error:
+        sys.exit(f"OUTHAUL_ORDER_DATABASE_URL: {error}")
     dsn = urlunsplit(urlsplit(server)._replace(path=f"/{unique}"))
     with psycopg.connect(dsn, autocommit=True) as conn:
         for component in schema:
@@ -82,9 +87,12 @@ def make_virtual_host(name: str) -> str:
     broker = urlsplit(from_environment("OUTHAUL_AMQP_URL"))
     unique = f"{name}-{secrets.token_hex(4)}"
     rights = {"configure": ".*", "write": ".*", "read": ".*"}
-    with _management() as api:
-        api.put(f"/api/vhosts/{unique}").raise_for_status()
-        api.put(f"/api/permissions/{unique}/{quote(broker.username or 'guest')}", json=rights).raise_for_status()
+    try:
+        with _management() as api:
+            api.put(f"/api/vhosts/{unique}").raise_for_status()
+            api.put(f"/api/permissions/{unique}/{quote(broker.username or 'guest')}", json=rights).raise_for_status()
+    except httpx.HTTPError as error:
+        sys.exit(f"OUTHAUL_MANAGEMENT_URL: no virtual host could be made ({error}); its user must be an administrator")
     return urlunsplit(broker._replace(path=f"/{unique}"))
 
 
