@@ -77,7 +77,7 @@ class Consumer:
         broker_consumer_timeout_seconds: float = 1800.0,
         max_crashes: int = 5,
         max_message_bytes: int = 4 * 1024 * 1024,
-        prepared_statements: bool = False,
+        prepared_statements: bool = True,
         shutdown_seconds: float = 20.0,
         metrics: Metrics | None = None,
         alerter: Alerter | None = None,

@@ -238,28 +238,24 @@ class Running:
         )
 
     def _connect(self) -> psycopg.Connection[Any]:
+        threshold = 5 if self._fittings.prepared_statements else None
         try:
-            conn = psycopg.connect(
-                self._database.conninfo(),
-                autocommit=True,
-                prepare_threshold=5 if self._fittings.prepared_statements else None,
-            )
+            conn = psycopg.connect(self._database.conninfo(), autocommit=True, prepare_threshold=threshold)
             never_prepare_through_a_pooler_sync(conn)
-            return conn
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             raise DatabaseUnreachable(self._database.address, tidy(str(error))) from error
+        return conn
 
     async def _connect_async(self) -> psycopg.AsyncConnection[Any]:
+        threshold = 5 if self._fittings.prepared_statements else None
         try:
             conn = await psycopg.AsyncConnection.connect(
-                self._database.conninfo(),
-                autocommit=True,
-                prepare_threshold=5 if self._fittings.prepared_statements else None,
+                self._database.conninfo(), autocommit=True, prepare_threshold=threshold
             )
             await never_prepare_through_a_pooler(conn)
-            return conn
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             raise DatabaseUnreachable(self._database.address, tidy(str(error))) from error
+        return conn
 
     def _record_hang(self, events: Sequence[Event]) -> None:
         """Only a message that ran alone: of a set, which one hangs shows when they come back one by one."""
