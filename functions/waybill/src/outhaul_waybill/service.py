@@ -41,6 +41,7 @@ def make_consumer(config: WaybillConfig, metrics: Metrics, alerter: Alerter) -> 
         batch_size=config.batch_size,
         handler_timeout_seconds=config.handler_timeout_seconds,
         max_crashes=config.max_crashes,
+        prepared_statements=config.prepared_statements,
         shutdown_seconds=config.drain_seconds * _CONSUMER_SHARE,
         metrics=metrics,
         alerter=alerter,
