@@ -389,6 +389,8 @@ async def test_a_brokers_words_are_kept_as_far_as_the_database_can(dsn: str, tex
         assert await store.fail(row, last_error=text, delay_seconds=0, max_attempts=1, reason=text) == "parked"
         assert query(dsn, "SELECT last_error, park_reason FROM outbox") == [(kept, kept)]
         await store.discard([row.message_id], reason=text, actor=text, run_id="r")
+        await store.heartbeat(uuid4(), name="n", host="h", version="1", state=text)
+        assert query(dsn, "SELECT state FROM senders") == [(kept,)]
         await store.start_run("s", kind="resend", actor=text, request={})
         await store.finish_run("s", state="failed", counts={}, detail=text)
     assert query(dsn, "SELECT actor, detail FROM runs") == [(kept, kept)] * 2
@@ -590,6 +592,16 @@ async def test_the_store_makes_and_drops_the_historys_partitions(dsn: str) -> No
         assert await store.make_partitions() == 0
         assert await store.drop_partitions(30) == 0
     assert len(query(dsn, FORGOTTEN_BEFORE, "outbox_sent")) == 1
+
+
+@in_loop
+async def test_a_history_that_is_being_read_whole_is_no_outage(dsn: str) -> None:
+    """Its partitions are made at another time; there is a week for it."""
+    with psycopg.connect(dsn) as reader:
+        reader.execute("SELECT count(*) FROM outbox_sent")
+        async with opened(dsn) as store:
+            assert await store.make_partitions(9) == 0
+            assert store.is_open
 
 
 def plan_nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

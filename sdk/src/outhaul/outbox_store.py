@@ -286,7 +286,7 @@ class OutboxStore:
         """Say that this sender lives, and how it fares."""
         await self._execute(
             queries.HEARTBEAT,
-            {"sender_id": sender_id, "name": name, "host": host, "version": version, "state": state},
+            {"sender_id": sender_id, "name": name, "host": host, "version": version, "state": _plain(state)},
         )
 
     async def forget_sender(self, sender_id: UUID) -> None:
@@ -295,13 +295,22 @@ class OutboxStore:
         await self._execute(queries.FORGET_DEAD_SENDERS, ())
 
     async def make_partitions(self, days_ahead: int = partitions.DAYS_AHEAD) -> int:
-        """Make the history's partitions ahead. Raises psycopg's InsufficientPrivilege where this role may not."""
-        cursor = await self._execute(partitions.MAKE_PARTITIONS, ("outbox_sent", days_ahead))
+        """Make the history's partitions ahead; returns how many. Raises psycopg's InsufficientPrivilege where this role
+        may not.
+        """
+        try:
+            cursor = await self._execute(partitions.MAKE_PARTITIONS, ("outbox_sent", days_ahead))
+        except psycopg.errors.LockNotAvailable:
+            # Somebody reads the whole history; there is a week to try again, and the default partition after that.
+            return 0
         row = await cursor.fetchone()
         return int(row[0]) if row else 0
 
     async def drop_partitions(self, keep_days: int) -> int:
-        """Drop history older than that. Never touches an unsent row: those are in another table."""
+        """Drop history older than that. Never touches an unsent row: those are in another table.
+
+        Raises psycopg's LockNotAvailable while somebody reads the whole history: nothing was dropped, try again.
+        """
         cursor = await self._execute(partitions.DROP_PARTITIONS, ("outbox_sent", keep_days))
         row = await cursor.fetchone()
         return int(row[0]) if row else 0
