@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from consuming import DELAYS, QUEUE, Shop, body, opened_shop
-from outhaul import Reject
+from outhaul import Reject, Retry
 from outhaul.consumer_runtime import ConsumerState
 from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.events import Event
@@ -283,3 +283,36 @@ def test_a_consumer_carried_over_a_fork_is_refused(shop: Shop) -> None:
         assert b"before a fork" in os.read(read, 1000)
         os.close(read)
         os.waitpid(child, 0)
+
+
+def test_a_message_that_conflicts_every_time_is_its_own_failure_in_the_end(shop: Shop) -> None:
+    runs: list[int] = []
+
+    def handle(message: Event, tx: psycopg.Connection[Any]) -> None:
+        if message.data["order"] == 2:
+            runs.append(1)
+            tx.execute("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
+        note(message, tx)
+
+    shop.send(3)
+    with shop.consumer(handle, retry=Retry(delays=DELAYS, max_attempts=1)):
+        [(headers, _)] = shop.wait_for_letters(1)
+        poll(lambda: shop.database.effects() == [1, 3], what="the others' effects")
+    assert headers["x-outhaul-reason"] == "exhausted"
+    assert headers["x-outhaul-error"].startswith("SerializationFailure")
+    assert len(runs) >= 10
+
+
+def test_logs_and_alerts_tell_what_failed_without_a_word_of_the_payload(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def handle(message: Event, tx: object) -> None:
+        raise ValueError(f"cannot ship to {message.data['address']}")
+
+    shop.send(1, address="Downing Street 10")
+    with caplog.at_level("INFO"), shop.consumer(handle, retry=Retry(delays=DELAYS, max_attempts=2)):
+        [(headers, _)] = shop.wait_for_letters(1)
+    assert "Downing Street" in headers["x-outhaul-error"]
+    assert "Downing Street" not in caplog.text
+    assert "ValueError at" in caplog.text
+    assert "in handle" in caplog.text

@@ -380,7 +380,6 @@ class Link:
         assert outcome.letter is not None
         published, why = await self._publish(DEAD_LETTER_EXCHANGE, self._queue, outcome)
         reason = outcome.letter.reason
-        _log.warning("dead letter: message %s: %s: %s", outcome.message_id, reason, outcome.letter.error)
         if published is Published.CONFIRMED:
             subscription.ack([outcome.delivery.tag])
         else:
@@ -391,7 +390,8 @@ class Link:
             "OuthaulDeadLetter",
             labels={"consumer": self._consumer, "queue": self._queue, "reason": reason},
             summary=f"{self._consumer} gave up a message of {self._queue}: {reason}",
-            description=f"{outcome.letter.error}. See `outhaul dlq list`; redrive it, or discard it with a reason.",
+            # Not the error's text, which may quote the payload: the webhook's reader is anybody.
+            description="`outhaul dlq list` tells why. Repair and redrive it, or discard it with a reason.",
         )
         if outcome.message_id is not None:
             self.on_ended([outcome.message_id])

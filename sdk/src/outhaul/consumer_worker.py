@@ -21,7 +21,9 @@ import psycopg
 from outhaul import partitions
 from outhaul.alerts import Alerter
 from outhaul.backoff import Backoff
+from outhaul.deadletter import Letter
 from outhaul.delivery import Delivery, Outcome, Result
+from outhaul.failures import place_of
 from outhaul.ids import time_of
 from outhaul.inbox import Held, Inbox
 from outhaul.mailbox import IS_LATE, Pause, Take
@@ -68,6 +70,8 @@ class Worker:
         self._metrics = metrics
         self._alerter = alerter
         self._backoff = Backoff(base_seconds=0.2, cap_seconds=10.0)
+        # What met a deadlock goes on soon: its neighbours wait with it.
+        self._soon = Backoff(base_seconds=0.02, cap_seconds=0.5)
         self._paused = False
         self._began = 0.0
         self._ended: list[str] = []
@@ -125,8 +129,26 @@ class Worker:
         now = time.monotonic()
         self._port.settle(outcomes, now - self._began)
         self._began = now
+        for outcome in outcomes:
+            if outcome.letter is not None:
+                self._tell(outcome, outcome.letter)
         if self._metrics.registry is not None:
             self._count(outcomes)
+
+    def _tell(self, outcome: Outcome, letter: Letter) -> None:
+        """Into the log, without a word of the payload; the whole error is in the message's headers."""
+        place = place_of(outcome.error) if outcome.error is not None else ""
+        if outcome.result is Result.RETRIED:
+            _log.warning(
+                "message %s failed for the %d. time, waits in %s: %s",
+                outcome.message_id,
+                letter.failed,
+                outcome.tier,
+                place,
+            )
+        else:
+            _log.warning("message %s is given up: %s (%s)", outcome.message_id, letter.reason, place)
+        _log.debug("message %s: %s", outcome.message_id, letter.error, exc_info=outcome.error)
 
     def _count(self, outcomes: Sequence[Outcome]) -> None:
         counts: dict[Result, int] = {}
@@ -141,8 +163,8 @@ class Worker:
 
     def _hold(self, held: Held) -> Steps[bool]:
         """Wait; True when told to end meanwhile. No attempt is spent, nothing is published."""
-        wait = self._backoff.next_seconds()
-        if not held.transient or self._backoff.failures > QUIET_HOLDS:
+        wait = (self._soon if held.transient else self._backoff).next_seconds()
+        if not held.transient or self._soon.failures > QUIET_HOLDS:
             if not self.outage:
                 _log.warning("taking no messages: %s", held)
             self.outage = str(held)
@@ -161,6 +183,7 @@ class Worker:
 
     def _works(self) -> None:
         self._backoff.reset()
+        self._soon.reset()
         if self._paused:
             if self.outage not in {"", "starting"}:
                 _log.warning("taking messages again")

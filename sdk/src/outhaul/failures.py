@@ -7,6 +7,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from enum import Enum
 
@@ -70,6 +71,15 @@ def permanent_reason(error: BaseException) -> str | None:
         if isinstance(cause, psycopg.Error) and cause.sqlstate in _UNIQUE:
             return Reason.UNIQUE_VIOLATION
     return None
+
+
+def place_of(error: BaseException) -> str:
+    """The error's class and where it was raised: what a log may tell. Its text may quote the payload."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    last = frames[-1]
+    return f"{type(error).__name__} at {last.filename}:{last.lineno} in {last.name}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
