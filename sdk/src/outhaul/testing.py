@@ -6,17 +6,15 @@ retry that would wait in a delay queue is simply the next delivery, with the hea
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from outhaul import events
@@ -26,17 +24,11 @@ from outhaul.durations import parse_duration
 from outhaul.errors import ConfigurationError
 from outhaul.ids import first_at
 from outhaul.message import Message
-from outhaul.outbox_queries import ROW_COLUMNS
+from outhaul.pending import PendingMessage, chosen, read, read_async
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-    from sqlalchemy.orm import Session, scoped_session
+    from outhaul.pending import AsyncTarget, SyncTarget  # named for type checkers only: SQLAlchemy is an extra
 
-    SyncTarget: TypeAlias = psycopg.Connection[Any] | Session | scoped_session[Any] | sa.Connection
-    AsyncTarget: TypeAlias = psycopg.AsyncConnection[Any] | AsyncSession | async_scoped_session[Any] | AsyncConnection
-
-_PENDING = f"SELECT {ROW_COLUMNS} FROM outbox WHERE status = 'pending' ORDER BY seq"  # noqa: S608 - constants only
 _CLOCK: Final = "SELECT clock_timestamp()"
 
 Word = Literal["handled", "duplicate", "retried", "dead-lettered"]
@@ -46,24 +38,6 @@ _WORDS: Mapping[Result, Word] = {
     Result.RETRIED: "retried",
     Result.DEAD_LETTERED: "dead-lettered",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingMessage:
-    """A message that is recorded and waits to be sent. ``body`` is what would travel; ``data`` is it, decoded."""
-
-    id: UUID
-    seq: int
-    type: str
-    exchange: str
-    routing_key: str
-    aggregate_id: str
-    data: Any
-    headers: Mapping[str, Any]
-    causation_id: str | None
-    traceparent: str | None
-    created_at: datetime
-    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +128,7 @@ class Harness:
         """The messages that wait to be sent, in order, as this connection sees them: also those of its own open
         transaction. The transaction is left as it was. Parked messages are not among them.
         """
-        wanted = {"type": type, "routing_key": routing_key, "aggregate_id": aggregate_id, "exchange": exchange}
-        return _messages(_rows(conn), wanted)
+        return chosen(read(conn), type=type, routing_key=routing_key, aggregate_id=aggregate_id, exchange=exchange)
 
     async def pending_async(
         self,
@@ -167,8 +140,8 @@ class Harness:
         exchange: str | None = None,
     ) -> list[PendingMessage]:
         """As ``pending``, for a psycopg AsyncConnection or SQLAlchemy's AsyncSession or AsyncConnection."""
-        wanted = {"type": type, "routing_key": routing_key, "aggregate_id": aggregate_id, "exchange": exchange}
-        return _messages(await _rows_async(conn), wanted)
+        found = await read_async(conn)
+        return chosen(found, type=type, routing_key=routing_key, aggregate_id=aggregate_id, exchange=exchange)
 
     def deliver(
         self,
@@ -223,79 +196,6 @@ class Harness:
                     break
                 delivery = _next(delivery, outcome)
         return _checked(found, check=check)
-
-
-def _messages(rows: Sequence[Sequence[Any]], wanted: Mapping[str, str | None]) -> list[PendingMessage]:
-    found = [_pending(dict(zip(ROW_COLUMNS.split(", "), row, strict=True))) for row in rows]
-    return [
-        message
-        for message in found
-        if all(value is None or getattr(message, name) == value for name, value in wanted.items())
-    ]
-
-
-def _pending(row: dict[str, Any]) -> PendingMessage:
-    # Drivers differ: asyncpg gives jsonb as text, some give bytea as a memoryview.
-    headers = json.loads(row["headers"]) if isinstance(row["headers"], str) else row["headers"]
-    message_id = UUID(str(row["message_id"]))
-    body = events.encode(
-        message_id=message_id,
-        seq=row["seq"],
-        event_type=row["type"],
-        source=row["source"],
-        aggregate_id=row["aggregate_id"],
-        created_at=row["created_at"],
-        payload=bytes(row["payload"]),
-        content_type=row["content_type"],
-        causation_id=row["causation_id"],
-        traceparent=row["traceparent"],
-    )
-    return PendingMessage(
-        id=message_id,
-        seq=row["seq"],
-        type=row["type"],
-        exchange=row["exchange"],
-        routing_key=row["routing_key"],
-        aggregate_id=row["aggregate_id"],
-        data=events.decode(body).data,
-        headers=headers,
-        causation_id=row["causation_id"],
-        traceparent=row["traceparent"],
-        created_at=row["created_at"],
-        body=body,
-    )
-
-
-def _refuse(conn: object, kind: type, way_out: str) -> None:
-    if isinstance(conn, kind):
-        raise TypeError(f"for a {kind.__module__}.{kind.__qualname__}, {way_out}")
-
-
-def _rows(conn: SyncTarget) -> Sequence[Sequence[Any]]:
-    _refuse(conn, psycopg.AsyncConnection, "await outhaul.pending_async()")
-    if isinstance(conn, psycopg.Connection):
-        was_idle = conn.info.transaction_status == TransactionStatus.IDLE
-        rows = psycopg.Cursor(conn, row_factory=tuple_row).execute(_PENDING).fetchall()
-        if was_idle and not conn.autocommit:
-            conn.rollback()  # it was opened by looking
-        return rows
-    import sqlalchemy  # noqa: PLC0415 - an extra, which whoever has such a session has
-
-    return conn.execute(sqlalchemy.text(_PENDING)).fetchall()
-
-
-async def _rows_async(conn: AsyncTarget) -> Sequence[Sequence[Any]]:
-    _refuse(conn, psycopg.Connection, "use outhaul.pending()")
-    if isinstance(conn, psycopg.AsyncConnection):
-        was_idle = conn.info.transaction_status == TransactionStatus.IDLE
-        cursor = await psycopg.AsyncCursor(conn, row_factory=tuple_row).execute(_PENDING)
-        rows = await cursor.fetchall()
-        if was_idle and not conn.autocommit:
-            await conn.rollback()
-        return rows
-    import sqlalchemy  # noqa: PLC0415 - as above
-
-    return (await conn.execute(sqlalchemy.text(_PENDING))).fetchall()
 
 
 def _delivery(message: PendingMessage | Message | bytes, now: datetime, *, redelivered: bool) -> Delivery:
