@@ -97,7 +97,9 @@ class BringUp:
         if broker is not None and broker.alive():
             return step, broker
         log = self.installation.home.log("rabbitmq")
-        state.broker.kind, binary = choose_broker(self.installation.home.log("install"), step.note)
+        # apt hears of Ctrl-C itself and ends in order; killed in the middle it would leave dpkg half done.
+        with self.interrupts.held_back():
+            state.broker.kind, binary = choose_broker(self.installation.home.log("install"), step.note)
         state.broker.binary = str(binary or "")
         self.installation.choose_broker_ports()
         broker = self.installation.broker()

@@ -97,8 +97,9 @@ def demo(home: Home, console: Console, options: DemoOptions) -> bool:
     installation = Installation.open(home) if home.state_file.exists() else None
     if installation is None or not installation.state.up:
         raise LocalFailure("nothing runs here", remedy="`make up` first")
-    if options.kill and not _lives(installation.state.supervisor):
-        raise LocalFailure("the supervisor is not running, so nothing would be started again", remedy="`make up`")
+    if not _lives(installation.state.supervisor):
+        # After a reboot, say; and without it nothing that is killed would be started again.
+        raise LocalFailure("the supervisor is not running", remedy="`make up` starts whatever is not running")
     return _Demo(installation, console, options).run()
 
 
