@@ -202,6 +202,19 @@ async def test_a_publisher_starts_without_the_broker_and_sends_once_it_is_there(
 
 
 @in_loop
+async def test_closing_takes_no_time_while_the_connection_is_still_being_made(broker: BrokerUnderTest) -> None:
+    parts = urlsplit(broker.amqp_url)
+    with Proxy(parts.hostname or "", parts.port or 0) as proxy:
+        proxy.blackhole()
+        async with Publisher(through_port(broker.amqp_url, proxy.port)) as publisher:
+            waiting = asyncio.create_task(publisher.send(outgoing(), timeout_seconds=60))
+            await apoll(lambda: publisher.status == "starting")
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
+        assert (await waiting).outcome is Outcome.UNKNOWN
+
+
+@in_loop
 async def test_a_half_open_link_is_noticed_by_the_confirm_deadline(broker: BrokerUnderTest) -> None:
     caught = Caught()
     parts = urlsplit(broker.amqp_url)

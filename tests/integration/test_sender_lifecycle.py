@@ -389,7 +389,7 @@ async def test_history_partitions_are_made_by_a_sender_that_may(outbox_dsn: str,
 def tell(sender: Sender, method: Any) -> None:
     """A connection-level frame, handled as if the broker had sent it: a real alarm would hit every test at once."""
     assert sender._engine is not None
-    connection = sender._engine.publisher._connection
+    connection = sender._engine.publisher._link.connection
     connection._process_frame(frame.Method(0, method))
 
 

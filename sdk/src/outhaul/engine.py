@@ -107,6 +107,7 @@ class Engine:
         self.clock_lead: timedelta | None = None  # the database's clock less ours; None until compared
         self.status_changed = asyncio.Event()
         self._status = ""
+        self._ending = False
         self._gauged: set[Route] = set()
         self._moved = asyncio.Event()
         self._feeding: asyncio.Task[None] | None = None
@@ -182,9 +183,11 @@ class Engine:
             await finish(self._feeding, self.work_link, max(LAST_WRITES_SECONDS, seconds))
         if self.publisher.status == "connected":
             await self._until(lambda: self.pump.waiting == 0, deadline)
-        self.pump.paused = True
-        self.pump.give_back("the sender ended before its turn came", suspects=True)
+        self._ending = self.pump.paused = True
+        why = "the sender ended before its turn came"
+        self.pump.give_back(why, suspects=True)
         await self.publisher.close(drain_seconds=max(0.1, deadline - time.monotonic()))
+        self.pump.give_back(why, suspects=True)
         self.marker.stop()
         if self._marking is not None:
             await finish(self._marking, self.mark_link, max(LAST_WRITES_SECONDS, deadline - time.monotonic()))
@@ -247,7 +250,7 @@ class Engine:
                 self.feeder.wake.set()
             elif status != "reopening":
                 self.pump.give_back(f"broker {status}: {self.publisher.state.detail}")
-        self.pump.paused = self.marker.is_full
+        self.pump.paused = self._ending or self.marker.is_full
         self.pump.run()
         self.feeder.changed()
         self._moved.set()

@@ -10,20 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from outhaul.backoff import Backoff
-from outhaul.broker import abort_connection, close_connection, describe, open_connection
-from outhaul.confirm_channel import ConfirmChannel
-from outhaul.errors import BrokerUnreachable, ConfigurationError, ForkedProcess
+from outhaul.confirm_link import ConfirmLink
+from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.metrics import Metrics
 from outhaul.outgoing import Outcome, Outgoing, Settled
 from outhaul.settings import BrokerSettings
-from outhaul.window import Window
 
 __all__ = ["Outcome", "Outgoing", "Publisher", "PublisherState", "Settled"]
 
@@ -32,7 +28,7 @@ _log = logging.getLogger(__name__)
 WINDOW_MESSAGES = 500
 WINDOW_BYTES = 8 * 1024 * 1024
 CONFIRM_TIMEOUT_SECONDS = 30.0
-CLOSE_SECONDS = 3.0
+DRAIN_SECONDS = 3.0
 _MAY_HAVE_ARRIVED = frozenset({Outcome.UNKNOWN, Outcome.UNCONFIRMED})
 
 
@@ -79,7 +75,6 @@ class Publisher:
         confirm_timeout_seconds: float = CONFIRM_TIMEOUT_SECONDS,
         name: str = "outhaul publisher",
         metrics: Metrics | None = None,
-        backoff: Backoff | None = None,
     ) -> None:
         if window_messages < 1:
             raise ConfigurationError("window_messages", window_messages, "must be at least 1")
@@ -88,25 +83,23 @@ class Publisher:
         if confirm_timeout_seconds <= 0:
             raise ConfigurationError("confirm_timeout_seconds", confirm_timeout_seconds, "must be above 0")
         self._settings = BrokerSettings.parse(broker)
-        self._window_messages = window_messages
-        self._window_bytes = window_bytes
-        self._confirm_timeout_seconds = confirm_timeout_seconds
-        self._name = name
         self._notify_settled = on_settled or _nothing
         self._notify_confirmed = on_confirmed or self._confirm_as_settled
         self._notify_change = on_change or _nothing
         self._metrics = metrics or Metrics.off()
-        self._backoff = backoff or Backoff(base_seconds=0.1, cap_seconds=5.0)
-        self._connection: Any = None
-        self._channel: ConfirmChannel | None = None
-        self._blocked = ""
-        self._why = "not started"
-        self._closing = asyncio.Event()
-        self._ended = asyncio.Event()
+        self._link = ConfirmLink(
+            self._settings,
+            name=name,
+            window_messages=window_messages,
+            window_bytes=window_bytes,
+            confirm_timeout_seconds=confirm_timeout_seconds,
+            metrics=self._metrics,
+            on_confirmed=self._confirmed,
+            on_settled=self._outcomes,
+            on_change=self._changed,
+        )
         self._settled = asyncio.Event()
         self._alone = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
         self._pid = os.getpid()
 
     async def __aenter__(self) -> Self:
@@ -131,35 +124,30 @@ class Publisher:
 
         ``reopening``: a message made the broker close the channel; the connection is well.
         """
-        if self._closing.is_set():
-            return "closed"
-        if self._channel is None:
-            if self._connection is not None and self._connection.is_open:
-                return "reopening"
-            return "starting" if self._why in {"not started", "connecting"} else "disconnected"
-        return "blocked" if self._blocked else "connected"
+        return self._link.status
 
     @property
     def proven(self) -> bool:
         """Whether the broker has answered on this connection."""
-        return self._channel is not None and self._channel.answered
+        return self._link.channel is not None and self._link.channel.answered
 
     @property
     def state(self) -> PublisherState:
         """How it stands now."""
-        status = self.status
-        detail = self._blocked if status == "blocked" else self._why if self._channel is None else ""
+        link, status = self._link, self.status
+        detail = link.blocked if status == "blocked" else link.why if link.channel is None else ""
         return PublisherState(status, detail, self.unconfirmed, proven=self.proven)
 
     @property
     def unconfirmed(self) -> int:
         """How many messages are in flight."""
-        return len(self._channel.window) if self._channel else 0
+        channel = self._link.channel
+        return len(channel.window) if channel is not None else 0
 
     def has_room(self, size_bytes: int = 0) -> bool:
         """Whether a message of that size may be published now: connected, not blocked, room in the window."""
-        channel = self._channel
-        if channel is None or self._blocked:
+        channel = self._link.channel
+        if channel is None or self._link.blocked:
             return False
         if not channel.answered and len(channel.window):
             return False
@@ -170,9 +158,9 @@ class Publisher:
 
         The outcome of a message on its way comes to the callbacks, always, and once.
         """
-        channel = self._channel
+        channel = self._link.channel
         if channel is None:
-            return Settled(outgoing.key, Outcome.UNKNOWN, f"not published: {self._why}")
+            return Settled(outgoing.key, Outcome.UNKNOWN, f"not published: {self._link.why}")
         return channel.publish(outgoing)
 
     async def send(self, outgoing: Outgoing, *, timeout_seconds: float) -> Settled:
@@ -187,7 +175,7 @@ class Publisher:
         try:
             async with asyncio.timeout(timeout_seconds):
                 settled = await self._attempt(outgoing)
-                while settled.outcome in _MAY_HAVE_ARRIVED and not self._closing.is_set():
+                while settled.outcome in _MAY_HAVE_ARRIVED and not self._link.is_closing:
                     async with self._alone:
                         await self._wait_until(lambda: self.unconfirmed == 0 and self.has_room())
                         settled = await self._attempt(outgoing)
@@ -200,31 +188,16 @@ class Publisher:
         """Begin to connect in the background. Needs the running loop."""
         if os.getpid() != self._pid:
             raise ForkedProcess("this publisher was made before a fork; make one in the child process")
-        if self._task is None:
-            loop = asyncio.get_running_loop()
-            self._why = "connecting"
-            # Said from the start on, so that one who never gets a connection is seen as well.
-            self._metrics.connected.set(0, role="publisher")
-            self._metrics.broker_blocked.set(0)
-            self._task = loop.create_task(self._run(), name=f"{self._name}: connection")
-            self._watch = loop.create_task(self._watch_deadline(), name=f"{self._name}: confirm deadline")
+        self._link.start()
 
-    async def close(self, *, drain_seconds: float = CLOSE_SECONDS) -> None:
+    async def close(self, *, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Wait up to ``drain_seconds`` for outstanding confirms, then close; what is left settles as UNKNOWN."""
-        if self._task is None:
-            self._closing.set()
-            return
         try:
             async with asyncio.timeout(drain_seconds):
                 await self._wait_until(lambda: self.unconfirmed == 0)
         except TimeoutError:
             _log.warning("closing with %d messages unconfirmed: they are not sent", self.unconfirmed)
-        self._closing.set()
-        self._ended.set()
-        self._settled.set()
-        if self._watch is not None:
-            self._watch.cancel()
-        await asyncio.gather(self._task, *([self._watch] if self._watch else []), return_exceptions=True)
+        await self._link.close()
 
     async def _attempt(self, outgoing: Outgoing) -> Settled:
         """Publish when there is room and wait for the outcome."""
@@ -247,90 +220,13 @@ class Publisher:
 
     async def _wait_until(self, ready: Callable[[], bool]) -> None:
         while not ready():
-            if self._closing.is_set():
+            if self._link.is_closing:
                 raise TimeoutError("the publisher is closing")
             self._settled.clear()
             await self._settled.wait()
 
-    async def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                self._ended.clear()
-                connection = await open_connection(
-                    self._settings, name=self._name, on_closed=self._closed, on_blocked=self._block
-                )
-            except (BrokerUnreachable, ConfigurationError) as error:
-                # A password file that is being rotated is unreadable for a moment: an outage, like the broker's own.
-                self._report(str(error))
-            else:
-                self._connection = connection
-                try:
-                    await self._serve(connection)
-                finally:
-                    self._connection = None
-                    self._block_over()
-                    await close_connection(connection, timeout_seconds=CLOSE_SECONDS)
-            await self._pause()
-
-    async def _serve(self, connection: Any) -> None:
-        """Keep a confirm channel open on the connection until either of the two ends."""
-        while connection.is_open and not self._closing.is_set():
-            self._ended.clear()
-            try:
-                channel = await ConfirmChannel.open(
-                    connection,
-                    Window(max_messages=self._window_messages, max_bytes=self._window_bytes),
-                    timeout_seconds=self._confirm_timeout_seconds,
-                    on_confirmed=self._confirmed,
-                    on_settled=self._outcomes,
-                    on_ended=self._channel_ended,
-                    on_latency=self._metrics.publish_confirm_seconds.observe,
-                )
-            except BrokerUnreachable as error:
-                self._report(str(error))
-                return
-            if not connection.is_open:
-                return
-            self._channel = channel
-            self._metrics.connected.set(1, role="publisher")
-            self._changed()
-            await self._ended.wait()
-            self._channel = None
-            if not channel.answered:
-                # Nothing came back on it: the next one would likely fare no better at once.
-                await self._pause()
-
-    async def _pause(self) -> None:
-        if self._closing.is_set():
-            return
-        try:
-            async with asyncio.timeout(self._backoff.next_seconds()):
-                await self._closing.wait()
-        except TimeoutError:
-            return
-
-    async def _watch_deadline(self) -> None:
-        """A confirm overdue means a link that is half-open: the heartbeat would notice only much later."""
-        interval = min(1.0, self._confirm_timeout_seconds / 4)
-        while not self._closing.is_set():
-            try:
-                async with asyncio.timeout(interval):
-                    await self._closing.wait()
-            except TimeoutError:
-                channel = self._channel
-                if channel is None or self._blocked:
-                    continue
-                if channel.window.overdue(time.monotonic(), self._confirm_timeout_seconds):
-                    self._drop(f"no confirm within {self._confirm_timeout_seconds:g} s", channel)
-
-    def _drop(self, why: str, channel: ConfirmChannel) -> None:
-        """End the connection without asking the broker, which may not be there to answer."""
-        channel.give_up(BrokerUnreachable(self._settings.address, why), self._confirm_timeout_seconds)
-        if self._connection is not None:
-            abort_connection(self._connection, why)
-
     def _confirmed(self, keys: list[Hashable]) -> None:
-        self._backoff.reset()
+        self._link.recovered()
         self._metrics.published.inc(len(keys), outcome="confirmed")
         rest = [key for key in keys if type(key) is not _Waiter]
         if len(rest) != len(keys):
@@ -355,42 +251,6 @@ class Publisher:
 
     def _confirm_as_settled(self, keys: list[Hashable]) -> None:
         self._notify_settled([Settled(key, Outcome.CONFIRMED) for key in keys])
-
-    def _channel_ended(self, answered: bool, why: str) -> None:
-        self._channel = None
-        self._metrics.connected.set(0, role="publisher")
-        if answered:
-            self._backoff.reset()
-        if not self._closing.is_set():
-            self._report(why)
-        self._ended.set()
-        self._changed()
-
-    def _closed(self, error: Exception) -> None:
-        if not self._closing.is_set():
-            self._metrics.connections_lost.inc(role="publisher")
-            self._report(describe(error))
-        self._ended.set()
-
-    def _block(self, blocked: bool, why: str) -> None:
-        self._blocked = (why or "blocked") if blocked else ""
-        self._metrics.broker_blocked.set(int(blocked))
-        if blocked:
-            _log.warning("broker %s takes no messages: %s", self._settings.address, why)
-        else:
-            _log.info("broker %s takes messages again", self._settings.address)
-        self._changed()
-
-    def _block_over(self) -> None:
-        if self._blocked:
-            self._blocked = ""
-            self._metrics.broker_blocked.set(0)
-
-    def _report(self, why: str) -> None:
-        """Say once why there is no connection; the same reason again and again would only fill the log."""
-        if why != self._why:
-            _log.warning("not publishing to %s: %s", self._settings.address, why)
-        self._why = why
 
     def _changed(self) -> None:
         self._settled.set()

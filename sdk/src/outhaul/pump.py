@@ -213,6 +213,7 @@ class Pump:
 
     def _run_queue(self, queue: deque[Waiting]) -> None:
         output, breakers = self._output, self.breakers
+        broken = bool(breakers)  # outcomes come by callbacks, never while this runs
         limit = time.monotonic() + self._least_lease_seconds
         before = len(self.setbacks)
         while queue and output.has_room():
@@ -220,7 +221,7 @@ class Pump:
             row = waiting.row
             if waiting.expires_at < limit:
                 self._too_late(row)
-            elif breakers and (breaker := breakers.holds((row.exchange, row.routing_key))) is not None:
+            elif broken and (breaker := breakers.holds((row.exchange, row.routing_key))) is not None:
                 self._hold(row, breaker, time.monotonic())
             else:
                 self._publish(waiting)
@@ -251,18 +252,24 @@ class Pump:
     def _publish(self, waiting: Waiting) -> None:
         row = waiting.row
         self.tally.published += 1
-        at_once = self._output.publish(
-            Outgoing(
-                waiting,
-                row.exchange,
-                row.routing_key,
-                row.body(),
-                str(row.message_id),
-                row.type,
-                CLOUDEVENTS_JSON,
-                row.headers,
+        try:
+            body = row.body()
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+            # Another program's row, say: one that cannot be a message must not hold up its neighbours.
+            at_once: Settled | None = Settled(waiting, Outcome.REFUSED, f"cannot be made a message: {error!r}"[:500])
+        else:
+            at_once = self._output.publish(
+                Outgoing(
+                    waiting,
+                    row.exchange,
+                    row.routing_key,
+                    body,
+                    str(row.message_id),
+                    row.type,
+                    CLOUDEVENTS_JSON,
+                    row.headers,
+                )
             )
-        )
         if at_once is not None:
             self._set_back(waiting, at_once, time.monotonic())
 
