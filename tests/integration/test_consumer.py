@@ -16,7 +16,7 @@ import pytest
 from consuming import DELAYS, QUEUE, Shop, body, opened_shop
 from outhaul import Reject, Retry
 from outhaul.consumer_runtime import ConsumerState
-from outhaul.errors import ConfigurationError, ForkedProcess
+from outhaul.errors import ConfigurationError, ForkedProcess, OuthaulError
 from outhaul.events import Event
 from outhaul.topology import consumer_topology
 from outhaul.topology_apply import apply
@@ -316,3 +316,62 @@ def test_logs_and_alerts_tell_what_failed_without_a_word_of_the_payload(
     assert "Downing Street" not in caplog.text
     assert "ValueError at" in caplog.text
     assert "in handle" in caplog.text
+
+
+def test_a_held_message_given_back_at_the_end_has_not_crashed(shop: Shop) -> None:
+    def handle(message: Event, tx: psycopg.Connection[Any]) -> None:
+        tx.execute("DO $$ BEGIN RAISE EXCEPTION 'disk full' USING ERRCODE = '53100'; END $$")
+
+    shop.send(1)
+    with shop.connection() as connection:  # taken and not acked: it comes back as redelivered
+        connection.channel().basic_get(QUEUE)
+    with shop.consumer(handle) as consumer:
+        poll(lambda: shop.database.query("SELECT started FROM deliveries") == [(1,)], what="the run on record")
+        poll(lambda: consumer.state.status == "outage", what="the outage seen")
+    assert shop.database.query("SELECT started, failed FROM deliveries") == [(0, 0)]
+    assert shop.depth(QUEUE) == 1
+
+
+def test_closing_does_not_wait_for_ever_for_a_handler(shop: Shop) -> None:
+    started, released = threading.Event(), threading.Event()
+
+    def handle(message: Event, tx: psycopg.Connection[Any]) -> None:
+        started.set()
+        released.wait(30)
+        note(message, tx)
+
+    shop.send(3)
+    consumer = shop.consumer(handle, shutdown_seconds=0.5)
+    consumer.start()
+    poll(started.is_set, what="the handler at work")
+    began = time.monotonic()
+    consumer.close()
+    assert time.monotonic() - began < 5
+    poll(lambda: shop.depth(QUEUE) == 3, what="the messages back in their queue")
+    released.set()
+    poll(lambda: len(shop.database.effects()) == 1, what="the late commit")
+    with shop.consumer(note):
+        poll(lambda: len(shop.database.effects()) >= 3, what="the others")
+    assert shop.database.effects() == [1, 2, 3]
+
+
+def test_run_returns_when_it_is_told_to_stop(shop: Shop) -> None:
+    consumer = shop.consumer(note)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    shop.send(3)
+    poll(lambda: len(shop.database.effects()) == 3, what="the effects")
+    consumer.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert consumer.state.status == "stopped"
+
+
+def test_a_defect_of_the_consumer_ends_run_with_its_cause(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("outhaul.inbox.Inbox.process", defect)
+    shop.send(1)
+    with pytest.raises(OuthaulError, match="ZeroDivisionError"):
+        shop.consumer(note).run()
