@@ -87,9 +87,7 @@ def start(conn: Connection, *, run_id: str, kind: str, actor: str, request: Mapp
     where the id already belongs to another request: two decisions must not share one record.
     """
     if not run_id or len(run_id) > RUN_ID_CHARACTERS or not run_id.isprintable():
-        raise ConfigurationError(
-            "--run-id", run_id[:60], f"use 1 to {RUN_ID_CHARACTERS} printable characters"
-        )
+        raise ConfigurationError("--run-id", run_id[:60], f"use 1 to {RUN_ID_CHARACTERS} printable characters")
     conn.execute(_START, (run_id, kind, actor, Jsonb(dict(request))))
     run = get(conn, run_id)
     if run is None:
@@ -108,9 +106,7 @@ def progress(conn: Connection, run_id: str, counts: Mapping[str, Any]) -> None:
     conn.execute(_PROGRESS, (Jsonb(dict(counts)), run_id))
 
 
-def finish(
-    conn: Connection, run_id: str, *, state: str, counts: Mapping[str, Any], detail: str | None = None
-) -> None:
+def finish(conn: Connection, run_id: str, *, state: str, counts: Mapping[str, Any], detail: str | None = None) -> None:
     """Record the end of the run: ``state`` is DONE or FAILED. A failed run may be started again."""
     conn.execute(
         _FINISH,
