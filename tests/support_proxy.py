@@ -36,6 +36,11 @@ class Proxy:
         self._thread.join(5)
         self._loop.close()
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether new connections are accepted."""
+        return self._server is not None
+
     def stop(self) -> None:
         """Refuse new connections and close the open ones."""
         self._call(self._stop())
