@@ -147,6 +147,22 @@ def test_a_batch_handler_that_fails_is_called_again_one_by_one(
     assert database.effects() == [1, 3]
 
 
+def test_a_decoder_that_changes_its_mind_is_a_dead_letter_too(
+    consumer: Consumer, conn: psycopg.Connection[Any], database: Database
+) -> None:
+    calls: list[int] = []
+
+    def fickle(raw: Any) -> Any:
+        calls.append(raw["order"])
+        if calls.count(1) > 1:
+            raise LookupError("no longer")
+        return raw
+
+    consumer.handler(TYPE, data=fickle)(reject_odd)
+    assert reasons(consumer.process(conn, [delivery({"order": 1}), delivery({"order": 2})])) == ["invalid-data"] * 2
+    assert database.effects() == []
+
+
 def test_a_failure_waits_in_the_tier_of_its_count_and_ends_as_a_dead_letter(
     consumer: Consumer, conn: psycopg.Connection[Any], database: Database
 ) -> None:

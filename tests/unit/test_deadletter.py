@@ -70,6 +70,13 @@ def test_after_a_delay_tier_the_original_route_is_the_headers() -> None:
     assert deadletter.origin_of({}, "shop.events", "order.created") == ("shop.events", "order.created")
 
 
+@pytest.mark.parametrize("value", ["yesterday", "0001-01-01T00:00:00+14:00", 7, None, ["2026-03-01"]])
+def test_a_time_that_makes_no_sense_counts_as_none(value: object) -> None:
+    letter = deadletter.read({"x-outhaul-first-failed-at": value})
+    assert letter.first_failed_at is None
+    assert "x-outhaul-first-failed-at" not in letter.headers({})
+
+
 @pytest.mark.parametrize("value", [-1, True, "3", 2.5, None, 10**9, [], {}])
 def test_a_count_that_makes_no_sense_counts_as_none(value: object) -> None:
     assert deadletter.failed_of({"x-outhaul-failed": value}) == 0

@@ -32,13 +32,15 @@ from outhaul.consumer_worker import Pace
 from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.errors import ConfigurationError, ForkedProcess, OuthaulError
 from outhaul.handlers import Registry
-from outhaul.inbox import Inbox, Report, Rules
+from outhaul.inbox import Inbox, Report
 from outhaul.message import SHORT_STRING_BYTES
 from outhaul.metrics import Metrics
+from outhaul.preparation import Rules
 from outhaul.ramp import Ramp
 from outhaul.retry import Retry
+from outhaul.sessions import AsyncSession, SyncSession
 from outhaul.settings import BrokerSettings, DatabaseSettings
-from outhaul.steps import AsyncSession, Steps, SyncSession
+from outhaul.steps import Steps
 from outhaul.watchdog import check_handler_timeout
 
 F = TypeVar("F", bound=Callable[[Any, Any], Any])

@@ -21,52 +21,21 @@ from pika import exceptions
 from outhaul.alerts import Alerter
 from outhaul.backoff import Backoff
 from outhaul.broker import close_connection, describe, open_channel, open_connection
-from outhaul.delivery import Delivery, Outcome, Result
+from outhaul.delivery import Delivery, Outcome
 from outhaul.errors import BrokerUnreachable, ConfigurationError
-from outhaul.events import CLOUDEVENTS_JSON
 from outhaul.mailbox import Mailbox
 from outhaul.metrics import Metrics
-from outhaul.outgoing import Outcome as Published
-from outhaul.outgoing import Outgoing
+from outhaul.postman import Postman
 from outhaul.publisher import Publisher
 from outhaul.ramp import Ramp
 from outhaul.settings import BrokerSettings
-from outhaul.settlement import Settlement
-from outhaul.topology import DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE
+from outhaul.subscription import Subscription
 
 _log = logging.getLogger(__name__)
 
 RPC_SECONDS = 15.0
-LETTER_SECONDS = 10.0
 CLOSE_SECONDS = 5.0
 BEAT_SECONDS = 0.5
-
-
-class Subscription:
-    """One channel: what came over it and is not settled yet."""
-
-    def __init__(self, channel: Any, number: int) -> None:
-        self.channel = channel
-        self.number = number
-        self.settlement = Settlement()
-        self.consumer_tag: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether anything can still be settled on it."""
-        return bool(self.channel.is_open)
-
-    def ack(self, tags: Iterable[int]) -> None:
-        """These are done with."""
-        acks = self.settlement.settle(tags)
-        if self.is_open:
-            for ack in acks:
-                self.channel.basic_ack(ack.tag, ack.multiple)
-
-    def reject(self, tag: int) -> None:
-        """Leave the message to the broker's own dead-lettering."""
-        if self.settlement.rejected(tag) and self.is_open:
-            self.channel.basic_reject(tag, requeue=False)
 
 
 class Link:
@@ -86,7 +55,6 @@ class Link:
         mailbox: Mailbox,
         metrics: Metrics,
         alerter: Alerter,
-        letter_seconds: float = LETTER_SECONDS,
     ) -> None:
         self._broker = broker
         self._queue = queue
@@ -96,9 +64,8 @@ class Link:
         self.on_ended: Callable[[Iterable[str]], None] = lambda _: None
         self._metrics = metrics
         self._alerter = alerter
-        self._letter_seconds = letter_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._publisher: Publisher | None = None
+        self._postman: Postman | None = None
         self._subscription: Subscription | None = None
         self._numbers = itertools.count(1)
         self._wanted = False
@@ -136,9 +103,17 @@ class Link:
         # Said from the start on, so that one who never gets a connection is seen as well.
         self._metrics.connected.set(0, role="consumer")
         self._metrics.consumer_active.set(0)
-        self._publisher = Publisher(self._broker, name=f"outhaul {self._consumer}: retries and dead letters")
+        publisher = Publisher(self._broker, name=f"outhaul {self._consumer}: retries and dead letters")
+        self._postman = Postman(
+            publisher,
+            queue=self._queue,
+            consumer=self._consumer,
+            on_ended=self.on_ended,
+            metrics=self._metrics,
+            alerter=self._alerter,
+        )
         try:
-            async with self._publisher:
+            async with publisher:
                 while not self._stopping:
                     await self._connect()
                     await self._wait(self._backoff.next_seconds(), lambda: self._stopping)
@@ -333,88 +308,12 @@ class Link:
         mine = [outcome for outcome in outcomes if outcome.delivery.channel == subscription.number]
         subscription.ack([outcome.delivery.tag for outcome in mine if outcome.letter is None])
         for outcome in mine:
-            if outcome.letter is not None:
-                task = asyncio.get_running_loop().create_task(self._send(subscription, outcome))
+            if outcome.letter is not None and self._postman is not None:
+                task = asyncio.get_running_loop().create_task(self._postman.send(subscription, outcome))
                 self._letters.add(task)
                 task.add_done_callback(self._letters.discard)
         if self._ramp.should_rise(subscription.settlement.outstanding):
             self._changed.set()
-
-    async def _send(self, subscription: Subscription, outcome: Outcome) -> None:
-        if outcome.result is Result.RETRIED:
-            await self._send_to_tier(subscription, outcome)
-        else:
-            await self._send_to_dead_letters(subscription, outcome)
-
-    async def _send_to_tier(self, subscription: Subscription, outcome: Outcome) -> None:
-        """Until it is confirmed. Meanwhile the message stays unacked, and once the window is full of such ones nothing
-        more is taken: a missing tier must neither lose messages nor spend their attempts in a hot loop.
-        """
-        backoff = Backoff(base_seconds=0.5, cap_seconds=15.0)
-        labels = {"consumer": self._consumer, "queue": self._queue, "tier": outcome.tier}
-        troubled = False
-        while subscription.is_open and not self._stopping:
-            published, why = await self._publish(RETRY_EXCHANGE, outcome.tier, outcome)
-            if published is Published.CONFIRMED:
-                subscription.ack([outcome.delivery.tag])
-                self._metrics.retries.inc()
-                if troubled:
-                    self._alerter.resolve("OuthaulRetryUnreachable", labels=labels)
-                return
-            if published is Published.REFUSED:
-                _log.error("message %s cannot be retried: %s", outcome.message_id, why)
-                subscription.reject(outcome.delivery.tag)
-                return
-            if not troubled:
-                troubled = True
-                _log.error("delay tier %s of %s: %s", outcome.tier, RETRY_EXCHANGE, why)
-                self._alerter.fire(
-                    "OuthaulRetryUnreachable",
-                    labels=labels,
-                    summary=f"{self._consumer} cannot put a failed message into {outcome.tier}",
-                    description=f"{why}. The message is kept unacked. Declare the tier: `outhaul topology apply`.",
-                )
-            await asyncio.sleep(backoff.next_seconds())
-
-    async def _send_to_dead_letters(self, subscription: Subscription, outcome: Outcome) -> None:
-        assert outcome.letter is not None
-        published, why = await self._publish(DEAD_LETTER_EXCHANGE, self._queue, outcome)
-        reason = outcome.letter.reason
-        if published is Published.CONFIRMED:
-            subscription.ack([outcome.delivery.tag])
-        else:
-            _log.error("%s: %s; the message is left to the broker's own dead-lettering", DEAD_LETTER_EXCHANGE, why)
-            subscription.reject(outcome.delivery.tag)
-        self._metrics.dead_letters.inc(reason=reason)
-        self._alerter.fire(
-            "OuthaulDeadLetter",
-            labels={"consumer": self._consumer, "queue": self._queue, "reason": reason},
-            summary=f"{self._consumer} gave up a message of {self._queue}: {reason}",
-            # Not the error's text, which may quote the payload: the webhook's reader is anybody.
-            description="`outhaul dlq list` tells why. Repair and redrive it, or discard it with a reason.",
-        )
-        if outcome.message_id is not None:
-            self.on_ended([outcome.message_id])
-
-    async def _publish(self, exchange: str, routing_key: str, outcome: Outcome) -> tuple[Published, str]:
-        publisher, delivery, letter = self._publisher, outcome.delivery, outcome.letter
-        assert publisher is not None
-        assert letter is not None
-        settled = await publisher.send(
-            Outgoing(
-                key=delivery.tag,
-                exchange=exchange,
-                routing_key=routing_key,
-                body=delivery.body,
-                # Returns are matched by message id, so a message without one is given one.
-                message_id=delivery.message_id or outcome.message_id or str(uuid4()),
-                type=delivery.type or "",
-                content_type=delivery.content_type or CLOUDEVENTS_JSON,
-                headers=letter.headers(delivery.headers),
-            ),
-            timeout_seconds=self._letter_seconds,
-        )
-        return settled.outcome, settled.detail
 
     def _cancelled_by_broker(self, subscription: Subscription) -> None:
         """Its queue was deleted or moved, or a message was held for too long: what was unacked is no longer ours."""

@@ -21,13 +21,14 @@ from outhaul.deadletter import tidy
 from outhaul.errors import DatabaseUnreachable
 from outhaul.events import Event
 from outhaul.handlers import Registry
-from outhaul.inbox import Inbox, Rules
+from outhaul.inbox import Inbox
 from outhaul.mailbox import IsLate, LoopMailbox, Mailbox, Pause, Take, ThreadMailbox
 from outhaul.metrics import Metrics
 from outhaul.pooler import never_prepare_through_a_pooler, never_prepare_through_a_pooler_sync
+from outhaul.preparation import Rules
 from outhaul.ramp import Ramp
+from outhaul.sessions import AsyncSession, SyncSession
 from outhaul.settings import BrokerSettings, DatabaseSettings
-from outhaul.steps import AsyncSession, SyncSession
 from outhaul.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)

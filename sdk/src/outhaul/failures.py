@@ -13,7 +13,7 @@ from enum import Enum
 
 import psycopg
 
-from outhaul.deadletter import Reason
+from outhaul.deadletter import Reason, describe_error, tidy
 from outhaul.errors import InvalidMessage, OuthaulError, Reject
 
 # Serialization failure, deadlock, lock not available: the same transaction may work a moment later.
@@ -90,3 +90,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__
+
+
+def text_of(error: Exception) -> str:
+    """What to write down: a Reject's or InvalidMessage's own words, else class and text."""
+    for cause in causes(error):
+        if isinstance(cause, Reject):
+            return tidy(cause.reason)
+        if isinstance(cause, InvalidMessage):
+            return tidy(cause.detail)
+    return describe_error(error)

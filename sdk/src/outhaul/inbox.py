@@ -10,40 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 
-from outhaul import events, inbox_queries
-from outhaul.deadletter import FORCE, Letter, Reason, describe_error, failed_of, origin_of, read, tidy
+from outhaul import inbox_queries
+from outhaul.deadletter import Reason, describe_error, failed_of
 from outhaul.delivery import Delivery, Outcome, Result
-from outhaul.errors import InvalidMessage, OuthaulError, Reject
-from outhaul.failures import Fault, TransactionEnded, causes, fault_of, permanent_reason
-from outhaul.handlers import Handler, Registry, decode_data
-from outhaul.ids import first_at, time_of
-from outhaul.retry import Retry
+from outhaul.errors import InvalidMessage, OuthaulError
+from outhaul.failures import Fault, TransactionEnded, fault_of, permanent_reason, text_of
+from outhaul.handlers import Registry
+from outhaul.preparation import Preparation, Prepared, Rules, fact_of
 from outhaul.steps import BEGIN, COMMIT, IS_CONNECTED, ROLLBACK, CallEach, CallMany, Execute, Once, Steps
 
 Report = Callable[[Sequence[Outcome]], None]
-
-# The consumer's database makes partitions a week ahead; an id from further on would lie in the way of a later one.
-FUTURE = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What an inbox goes by. ``cut_seconds``: how long a transaction calls handlers before it is committed in part."""
-
-    consumer: str
-    queue: str
-    retry: Retry
-    retention: timedelta = timedelta(days=30)
-    max_crashes: int = 5
-    max_message_bytes: int = 4 * 1024 * 1024
-    transient_limit: int = 10
-    cut_seconds: float = 5.0
 
 
 class Held(OuthaulError):
@@ -55,54 +35,13 @@ class Held(OuthaulError):
         self.__cause__ = cause
 
 
-@dataclass(slots=True)
-class Prepared:
-    """A delivery that can be run: decoded once."""
-
-    delivery: Delivery
-    key: str
-    event: events.Event
-    handler: Handler
-    hash: bytes
-    recorded: bool
-
-
-class Clock:
-    """The database's clock, carried on by this machine's monotonic one: the app's own may be hours off."""
-
-    def __init__(self) -> None:
-        self._at: datetime | None = None
-        self._monotonic = 0.0
-        self._forgotten_before: datetime | None = None
-
-    @property
-    def is_stale(self) -> bool:
-        """Whether it was never read, or an hour ago."""
-        return self._at is None or time.monotonic() - self._monotonic > 3600
-
-    def read(self, now: datetime, forgotten_before: datetime | None) -> None:
-        """What the database said just now."""
-        self._at, self._forgotten_before, self._monotonic = now, forgotten_before, time.monotonic()
-
-    def now(self) -> datetime:
-        """The database's time."""
-        if self._at is None:
-            return datetime.now(UTC)
-        return self._at + timedelta(seconds=time.monotonic() - self._monotonic)
-
-    def horizon(self, retention: timedelta) -> datetime:
-        """The instant before which an id may have been forgotten."""
-        oldest = self.now() - retention
-        return max(oldest, self._forgotten_before) if self._forgotten_before else oldest
-
-
 class Inbox:
     """Decides about deliveries. Holds what must survive from one batch to the next in this process."""
 
     def __init__(self, rules: Rules, registry: Registry) -> None:
         self.rules = rules
-        self._registry = registry
-        self.clock = Clock()
+        self._preparation = Preparation(rules, registry)
+        self.clock = self._preparation.clock
         # Runs of held messages that are on record already: held is not crashed, so each counts once.
         self._started: set[str] = set()
         self._transient: dict[str, int] = {}
@@ -128,7 +67,7 @@ class Inbox:
             if self.clock.is_stale:
                 yield from self.read_clock()
             yield from self._take_back()
-            ready, refused = self._prepare(batch)
+            ready, refused = self._preparation.prepare(batch)
             if refused:
                 settle(refused)
             yield from self._together([p for p in ready if not p.delivery.redelivered], settle)
@@ -164,48 +103,6 @@ class Inbox:
             yield from self._own(Once(inbox_queries.TAKE_BACK, (self.rules.consumer, ids)))
             self._to_take_back.clear()
 
-    def _prepare(self, batch: Sequence[Delivery]) -> tuple[list[Prepared], list[Outcome]]:
-        ready, refused = [], []
-        clock = self.clock
-        bounds = first_at(clock.horizon(self.rules.retention)).int, first_at(clock.now() + FUTURE).int
-        for delivery in batch:
-            event = None
-            try:
-                event = self._decode(delivery)
-                ready.append(self._prepare_one(delivery, event, bounds))
-            except InvalidMessage as error:
-                refused.append(self._refuse(delivery, error, str(event.id) if event else None))
-        ready.sort(key=_key)
-        return ready, refused
-
-    def _decode(self, delivery: Delivery) -> events.Event:
-        if len(delivery.body) > self.rules.max_message_bytes:
-            raise InvalidMessage(
-                Reason.OVERSIZE, f"{len(delivery.body)} bytes; this consumer takes up to {self.rules.max_message_bytes}"
-            )
-        return events.decode(delivery.body, delivery.headers)
-
-    def _prepare_one(self, delivery: Delivery, event: events.Event, bounds: tuple[int, int]) -> Prepared:
-        """``bounds``: what its id, as a number, may lie between."""
-        headers = delivery.headers
-        oldest, newest = bounds
-        number = event.id.int
-        if number < oldest and not headers.get(FORCE):
-            raise InvalidMessage(
-                Reason.TOO_OLD,
-                f"its id is from {time_of(event.id):%Y-%m-%d %H:%M} UTC, before what the inbox remembers; it could not "
-                "tell a duplicate",
-            )
-        if number > newest:
-            raise InvalidMessage(
-                Reason.INVALID_ID, f"its id is from {time_of(event.id):%Y-%m-%d %H:%M} UTC, which is yet to come"
-            )
-        handler = self._registry.find(event.type)
-        if handler.decode is not None:
-            event = _with_data(event, decode_data(handler, event.data))
-        recorded = bool(headers) and failed_of(headers) > 0
-        return Prepared(delivery, str(event.id), event, handler, events.payload_hash(delivery.body), recorded)
-
     def _together(self, ready: list[Prepared], settle: Report) -> Steps[None]:
         """One transaction for all of them; where it fails, one for each."""
         if not ready:
@@ -232,12 +129,22 @@ class Inbox:
             yield from self._take_back()
         if len(ready) > 1 and connected:
             for prepared in ready:
-                yield from self._together([self._anew(prepared)], settle)
+                yield from self._again(prepared, settle)
                 if time.monotonic() > self._until:
                     return
             return
         self._raise_if_held(failure, ready, connected=connected)
         yield from self._failed(ready[0], failure, settle)
+
+    def _again(self, prepared: Prepared, settle: Report) -> Steps[None]:
+        """One message of a batch that failed, in a transaction of its own."""
+        try:
+            fresh = self._preparation.anew(prepared)
+        except InvalidMessage as error:
+            # It could be decoded a moment ago, by a callable that is not a function of its data alone.
+            settle([self._preparation.refuse(prepared.delivery, error, prepared.key)])
+            return
+        yield from self._together([fresh], settle)
 
     def _transaction(self, ready: list[Prepared], taken: list[str]) -> Steps[list[Outcome]]:
         """Inbox rows, then the effects of the new ones. ``taken`` collects the ids it inserted."""
@@ -246,7 +153,7 @@ class Inbox:
         for prepared in ready:
             first = firsts.setdefault(prepared.key, prepared)
             if first is not prepared and first.hash != prepared.hash:
-                outcomes.append(self._collision(prepared))
+                outcomes.append(self._preparation.collision(prepared))
         consumer = self.rules.consumer
         keys = list(firsts)
         hashes = "{" + ",".join(['"\\\\x' + p.hash.hex() + '"' for p in firsts.values()]) + "}"
@@ -265,7 +172,7 @@ class Inbox:
         for prepared in ready:
             if id(prepared.delivery) not in decided and prepared.key not in late:
                 is_first = firsts[prepared.key] is prepared
-                outcomes.append(_fact(prepared, Result.DONE if is_first else Result.DUPLICATE))
+                outcomes.append(fact_of(prepared, Result.DONE if is_first else Result.DUPLICATE))
         ended = [p.key for p in ready if p.recorded and p.key not in late]
         if ended:
             yield from self._own(Execute(inbox_queries.CLEAR, (consumer, _array(ended))))
@@ -274,7 +181,7 @@ class Inbox:
     def _known(self, firsts: dict[str, Prepared], keys: list[str]) -> Steps[list[Outcome]]:
         """Messages whose effect is committed already: duplicates, or others that bear the same id."""
         rows = yield from self._own(Execute(inbox_queries.LOOK_UP, (self.rules.consumer, _array(keys))))
-        return [self._compare(firsts[key], known_hash) for key, known_hash in rows]
+        return [self._preparation.compare(firsts[key], known_hash) for key, known_hash in rows]
 
     def _effects(self, new: list[Prepared]) -> Steps[list[str]]:
         """Call the handlers; returns the ids left to the next transaction because this one took too long."""
@@ -299,7 +206,7 @@ class Inbox:
         by_key = {p.key: p for p in ready}
         query = Once(inbox_queries.LOOK_UP, (self.rules.consumer, _array(list(by_key))))
         known = dict((yield from self._own(query)))
-        settled = [self._compare(p, known[p.key]) for p in ready if p.key in known]
+        settled = [self._preparation.compare(p, known[p.key]) for p in ready if p.key in known]
         if settled:
             yield from self.clear(o.message_id for o in settled if o.message_id and o.result is Result.DUPLICATE)
             settle(settled)
@@ -326,7 +233,7 @@ class Inbox:
             self._started.add(key)
             return True
         now = self.clock.now()
-        letter = self._letter(
+        letter = self._preparation.letter(
             prepared.delivery,
             reason=Reason.CRASHED,
             error=f"{crashes} runs began and were never seen to end: it crashes or hangs its consumer",
@@ -341,16 +248,16 @@ class Inbox:
         """Its own failure: on record, then to the delay tier or the dead letters. A duplicate is just acked."""
         key, consumer, delivery = prepared.key, self.rules.consumer, prepared.delivery
         failed = failed_of(delivery.headers) + 1
-        text = _text_of(error)
+        text = text_of(error)
         parameters = (consumer, key, failed, text, consumer, key)
         rows = yield from self._own(Once(inbox_queries.RECORD_FAILED, parameters))
         if not rows:
-            settle([_fact(prepared, Result.DUPLICATE)])
+            settle([fact_of(prepared, Result.DUPLICATE)])
             return
         [(first_failed_at, last_failed_at)] = rows
         tier = self.rules.retry.tier(self.rules.queue, failed)
         reason = permanent_reason(error) or ("" if tier else Reason.EXHAUSTED)
-        letter = self._letter(
+        letter = self._preparation.letter(
             delivery,
             reason=reason,
             error=text,
@@ -382,90 +289,7 @@ class Inbox:
             raise Held(error, transient=fault_of(error, connected=True) is Fault.TRANSIENT) from error
         return result
 
-    def _anew(self, prepared: Prepared) -> Prepared:
-        """Decoded again: the handler of the batch that failed may have changed the data in its hands."""
-        event = events.decode(prepared.delivery.body, prepared.delivery.headers)
-        return replace(prepared, event=_with_data(event, decode_data(prepared.handler, event.data)))
-
-    def _compare(self, prepared: Prepared, known_hash: bytes) -> Outcome:
-        if known_hash == prepared.hash:
-            return _fact(prepared, Result.DUPLICATE)
-        return self._collision(prepared)
-
-    def _collision(self, prepared: Prepared) -> Outcome:
-        error = InvalidMessage(Reason.COLLISION, "another message with this id was handled, and its payload differs")
-        return self._refuse(prepared.delivery, error, prepared.key)
-
-    def _refuse(self, delivery: Delivery, error: InvalidMessage, key: str | None) -> Outcome:
-        """To the dead letters at once."""
-        now = self.clock.now()
-        letter = self._letter(
-            delivery,
-            reason=error.reason,
-            error=tidy(error.detail),
-            failed=failed_of(delivery.headers),
-            first_failed_at=now,
-            last_failed_at=now,
-        )
-        return Outcome(delivery, Result.DEAD_LETTERED, key, letter, error=error)
-
-    def _letter(
-        self,
-        delivery: Delivery,
-        *,
-        reason: str,
-        error: str,
-        failed: int,
-        first_failed_at: datetime,
-        last_failed_at: datetime,
-    ) -> Letter:
-        exchange, routing_key = origin_of(delivery.headers, delivery.exchange, delivery.routing_key)
-        return Letter(
-            reason=reason,
-            error=error,
-            failed=failed,
-            first_failed_at=read(delivery.headers).first_failed_at or first_failed_at,
-            last_failed_at=last_failed_at,
-            exchange=exchange,
-            routing_key=routing_key,
-            consumer=self.rules.consumer,
-        )
-
-
-def _fact(prepared: Prepared, result: Result) -> Outcome:
-    return Outcome(prepared.delivery, result, prepared.key)
-
-
-def _with_data(event: events.Event, data: Any) -> events.Event:
-    """`dataclasses.replace` by hand, at a third of its cost; this runs for every message."""
-    return events.Event(
-        event.id,
-        event.type,
-        event.source,
-        event.time,
-        event.subject,
-        event.sequence,
-        event.causation_id,
-        event.traceparent,
-        data,
-        event.headers,
-    )
-
-
-def _key(prepared: Prepared) -> str:
-    return prepared.key
-
 
 def _array(keys: Sequence[str]) -> str:
     """A uuid[] literal: a third of the cost of letting the driver adapt a list, and these hold hex and dashes only."""
     return "{" + ",".join(keys) + "}"
-
-
-def _text_of(error: Exception) -> str:
-    """What to write down: a Reject's or InvalidMessage's own words, else class and text."""
-    for cause in causes(error):
-        if isinstance(cause, Reject):
-            return tidy(cause.reason)
-        if isinstance(cause, InvalidMessage):
-            return tidy(cause.detail)
-    return describe_error(error)
