@@ -26,6 +26,7 @@ Source = Callable[[OutboxStore, int], Awaitable[list[OutboxRow]]]
 LEAST_CLAIM_ROWS = 10
 # Each probe is a statement and a pause of the window: many broken routes take turns.
 PROBES_A_ROUND = 5
+RECOVERIES_A_ROUND = 20
 REFUSED = "refused"
 
 
@@ -207,7 +208,10 @@ class Feeder:
                 self._pump.forget(breaker)
 
     async def _recover(self) -> None:
-        for breaker in self._pump.breakers.recovering():
+        recovering = self._pump.breakers.recovering()
+        if len(recovering) > RECOVERIES_A_ROUND:
+            self.wake.set()
+        for breaker in recovering[:RECOVERIES_A_ROUND]:
             if self._pump.waiting >= self._settings.claim_rows:
                 return
             rows = await self._claim_route(breaker, breaker.recovery_rows)
