@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -69,7 +70,7 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-def assert_nothing_runs(home: Path) -> None:
+def assert_nothing_runs(home: Path, *, seconds: float = 10) -> None:
     left: list[str] = []
 
     def gone() -> bool:
@@ -77,7 +78,7 @@ def assert_nothing_runs(home: Path) -> None:
         return not left
 
     with contextlib.suppress(AssertionError):
-        poll(gone, seconds=10)
+        poll(gone, seconds=seconds)
     assert left == []
 
 
@@ -91,10 +92,12 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
             with contextlib.suppress(OSError):
                 taken.bind(("127.0.0.1", port))
                 taken.listen()
-        done = run(home, "up")
-        assert done.returncode == 0, done.stdout + done.stderr
-        yield home, done.stdout
-        run(home, "down", "--delete-data")
+        try:
+            done = run(home, "up")
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield home, done.stdout
+        finally:
+            run(home, "down", "--delete-data")
 
 
 @pytest.fixture
@@ -307,6 +310,15 @@ def test_an_interrupted_up_leaves_nothing_running(tmp_path: Path, moment: str) -
     assert "nothing that this command started is left running" in said
     assert_nothing_runs(home)
     run(home, "down", "--delete-data")
+
+
+def test_an_installation_whose_folder_is_removed_ends_by_itself(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert run(home, "up", "--orders", "0").returncode == 0
+    servers = Path(load(Home(home)).servers_folder)
+    shutil.rmtree(home)
+    assert_nothing_runs(home, seconds=20)
+    assert not servers.exists()
 
 
 def test_down_stops_everything_and_keeps_the_data(home: Path, state: State) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -59,6 +60,8 @@ class Supervisor:
             _say(f"{self._home.folder} was removed: stopping everything")
             for service in reversed(self._installation.services()):
                 service.stop()
+            # The data may lie elsewhere; without the folder's passwords nobody can read it.
+            shutil.rmtree(self._installation.servers_folder, ignore_errors=True)
             return False
         try:
             # A command that holds the lock starts and stops things itself: look again when it is done.
