@@ -166,6 +166,27 @@ async def test_a_message_the_broker_refuses_is_refused_when_alone(broker: Broker
 
 
 @in_loop
+async def test_a_large_message_arrives_whole(broker: BrokerUnderTest) -> None:
+    body = bytes(range(256)) * 4 * 10_000
+    with Amqp(broker) as amqp:
+        amqp.queue("q")
+        async with Publisher(broker.amqp_url) as publisher:
+            assert (await publisher.send(outgoing(body=body), timeout_seconds=30)).outcome is Outcome.CONFIRMED
+        [(_, received)] = amqp.take("q", 1)
+    assert received == body
+
+
+@in_loop
+async def test_a_message_too_large_for_the_broker_is_refused(broker: BrokerUnderTest) -> None:
+    if broker.version < (4,):
+        pytest.skip("before 4.0 the broker takes up to 128 MiB, and this machine need not")
+    async with Publisher(broker.amqp_url) as publisher:
+        settled = await publisher.send(outgoing(body=b"x" * (17 * 1024 * 1024)), timeout_seconds=30)
+        assert settled.outcome is Outcome.REFUSED
+        assert "larger than configured max size" in settled.detail
+
+
+@in_loop
 async def test_headers_beyond_the_frame_size_are_refused_though_they_cost_the_connection(
     broker: BrokerUnderTest,
 ) -> None:

@@ -27,7 +27,11 @@ class CoalescingConnection(AsyncioConnection):  # type: ignore[misc]  # pika is 
     def emit(self, frames: bytes) -> None:
         """Send whole frames that were encoded elsewhere, in their turn among pika's own."""
         self.bytes_sent += len(frames)
-        self._adapter_emit_data(frames)
+        if len(frames) <= MOST_BYTES_A_WRITE:
+            self._adapter_emit_data(frames)
+            return
+        for start in range(0, len(frames), MOST_BYTES_A_WRITE):
+            self._adapter_emit_data(frames[start : start + MOST_BYTES_A_WRITE])
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if not self._gathered:
