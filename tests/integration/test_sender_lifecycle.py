@@ -369,6 +369,33 @@ async def test_people_are_told_of_a_parked_message_and_metrics_count_it(
 
 
 @in_loop
+async def test_the_gauges_people_watch_are_kept(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    record(outbox_dsn, *[message(n, routing_key="order.lost") for n in range(3)])
+    declare(broker)
+    with psycopg.connect(outbox_dsn) as conn:
+        conn.execute(
+            "INSERT INTO outbox_sent (message_id, seq, exchange, routing_key, type, aggregate_id, attempts, created_at)"
+            " VALUES ('01800000-0000-7000-8000-000000000000', 1, 'e', 'k', 't', '1', 0, '2022-04-01')"
+        )
+    metrics = Metrics()
+
+    def shown(line: str) -> bool:
+        return line in metrics.exposition()[0].decode()
+
+    with psycopg.connect(outbox_dsn) as held:
+        held.execute("SELECT 1")  # a transaction that somebody forgot
+        async with Sender(dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=QUICK, metrics=metrics):
+            await apoll(lambda: shown('outhaul_breaker_open{exchange="test.events",routing_key="order.lost"} 1.0'))
+            await apoll(lambda: shown('outhaul_default_partition_rows{table="outbox_sent"} 1.0'))
+            assert not shown("outhaul_oldest_transaction_seconds 0.0\n")
+            assert shown('outhaul_broker_connected{role="publisher"} 1.0')
+            with Amqp(broker) as amqp:
+                amqp.bind(QUEUE, EXCHANGE, "order.lost")
+            await apoll(lambda: pending(outbox_dsn) == 0)
+            await apoll(lambda: not shown("outhaul_breaker_open{"))
+
+
+@in_loop
 async def test_history_partitions_are_made_by_a_sender_that_may(outbox_dsn: str, broker: BrokerUnderTest) -> None:
     def partitions() -> int:
         with psycopg.connect(outbox_dsn) as conn:

@@ -172,6 +172,13 @@ SELECT count(*) FILTER (WHERE status = 'pending'),
        min(at)
 FROM outbox RIGHT JOIN (SELECT clock_timestamp() AS at) AS clock ON true"""
 
+# What slows an outbox down unseen: rows in the net under the partitions (counted up to a bound), and a snapshot held
+# open. Another role's transactions show only to members of pg_read_all_stats.
+HEALTH: Final[LiteralString] = """
+SELECT (SELECT count(*) FROM (SELECT FROM outbox_sent_default LIMIT 10000) AS few),
+       coalesce((SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()), 0)::float8"""
+
 HEARTBEAT: Final[LiteralString] = """
 INSERT INTO senders (sender_id, name, host, version, state)
 VALUES (%(sender_id)s, %(name)s, %(host)s, %(version)s, %(state)s)

@@ -87,6 +87,13 @@ class Counts:
         return (self.at - self.oldest_at).total_seconds() if self.oldest_at else 0.0
 
 
+class Health(NamedTuple):
+    """Rows in the history's default partition (at most 10,000 are counted), and the oldest open transaction's age."""
+
+    default_partition_rows: int
+    oldest_transaction_seconds: float
+
+
 class Discarded(NamedTuple):
     """What was deleted on purpose; kept in the audit record."""
 
@@ -260,6 +267,12 @@ class OutboxStore:
         if row is None:  # an aggregate always yields a row
             raise DatabaseUnreachable(self._database.address, "the count returned nothing")
         return Counts(*row)
+
+    async def health(self) -> Health:
+        """What slows the outbox down unseen. Cheap, whatever the tables' size."""
+        cursor = await self._execute(queries.HEALTH, ())
+        row = await cursor.fetchone()
+        return Health(*row) if row else Health(0, 0.0)
 
     async def ids_created_between(self, first: UUID, last: UUID, *, after: UUID, limit: int = 500) -> list[UUID]:
         """One page of ids in ``[first, last)`` beyond ``after``, oldest first."""

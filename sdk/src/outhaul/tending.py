@@ -130,6 +130,9 @@ class Tending:
         metrics.outbox_rows.set(counts.leased, status="leased")
         metrics.outbox_rows.set(counts.parked, status="parked")
         metrics.outbox_oldest_age_seconds.set(counts.oldest_age_seconds)
+        health = await self._link.run(lambda store: store.health())
+        metrics.default_partition_rows.set(health.default_partition_rows, table="outbox_sent")
+        metrics.oldest_transaction_seconds.set(health.oldest_transaction_seconds)
 
 
 def _version() -> str:
