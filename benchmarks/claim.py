@@ -14,8 +14,8 @@ from uuid import uuid4
 import psycopg
 from parts import Figure, Servers, database
 
-from outhaul import outbox_queries
-from outhaul.outbox_store import OutboxStore
+from outhaul.database import outbox_queries
+from outhaul.database.outbox_store import OutboxStore
 
 CLAIMS = 60
 ROWS_A_CLAIM = 500

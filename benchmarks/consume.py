@@ -17,10 +17,10 @@ import psycopg
 from drain import PAYLOAD, messages, raw_seconds
 from parts import Figure, Servers, broker
 
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.consumer import Consumer
 from outhaul.events import payload_hash
 from outhaul.settings import ManagementSettings
-from outhaul.topology_apply import apply
 from outhaul_waybill.making import make_waybills
 from outhaul_waybill.models import ORDER_CREATED, OrderCreated, Parcel
 from outhaul_waybill.queries import MAKE_WAYBILLS

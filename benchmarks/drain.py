@@ -14,12 +14,12 @@ import psycopg
 from parts import Figure, Servers, broker, database
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from outhaul.broker_admin.topology_apply import apply
+from outhaul.database.outbox_store import OutboxStore
 from outhaul.events import CLOUDEVENTS_JSON
-from outhaul.outbox_store import OutboxStore
 from outhaul.sender import Sender
 from outhaul.settings import ManagementSettings
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 
 WINDOW = 500
 EXCHANGE, ROUTING_KEY, QUEUE, TYPE = "bench.events", "order.created", "bench.waybill", "bench.order.created.v1"

@@ -11,8 +11,8 @@ from consume import waybills
 from load import cpu_seconds, paced, process, saturate
 from parts import Figure, Servers, broker
 
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.settings import ManagementSettings
-from outhaul.topology_apply import apply
 from outhaul_waybill.topology import TOPOLOGY
 
 RATE = 500

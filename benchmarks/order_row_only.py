@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 
-from outhaul.handover import HandOverLease
+from outhaul.database.outbox_store import OutboxRow
 from outhaul.hosting.process import run
-from outhaul.outbox_store import OutboxRow
+from outhaul.sending.handover import HandOverLease
 from outhaul_order import queries, service
 from outhaul_order.config import OrderConfig
 

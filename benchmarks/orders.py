@@ -8,8 +8,8 @@ from __future__ import annotations
 from load import process, saturate
 from parts import Figure, Servers, broker
 
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.settings import ManagementSettings
-from outhaul.topology_apply import apply
 from outhaul_waybill.topology import TOPOLOGY
 
 SECONDS = 10

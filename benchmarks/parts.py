@@ -20,7 +20,8 @@ import psutil
 import psycopg
 from psycopg import sql
 
-from outhaul import __version__, schema_apply
+from outhaul import __version__
+from outhaul.database import schema_apply
 from outhaul.settings import BrokerSettings, DatabaseSettings
 from outhaul_local import ports
 from outhaul_local.identity import server_identity

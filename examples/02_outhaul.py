@@ -27,9 +27,9 @@ from shop.orders import INSERT_ORDER, INSERT_WAYBILL, ORDERS_TABLE, WAYBILLS_TAB
 from shop.workers import Counted
 
 from outhaul import Consumer, Event, Message, Outbox, Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.broker_admin.topology_apply import apply
+from outhaul.sending.sender_settings import SenderSettings
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 
 outbox = Outbox(exchange="shop.events")
 QUEUE = "shop.waybill"

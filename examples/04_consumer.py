@@ -16,8 +16,8 @@ import psycopg
 from pydantic import BaseModel, Field
 
 from outhaul import Consumer, Event, Reject, Retry
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 
 DATABASE_URL = os.environ["WAYBILL_DATABASE_URL"]
 AMQP_URL = os.environ["AMQP_URL"]

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from shop import scratch
 
 from outhaul import Consumer, Event, Message, Outbox, Sender
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 
 ORDERS_TABLE = """
 CREATE TABLE orders (

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from outhaul import schema_apply
+from outhaul.database import schema_apply
 from outhaul_local import ports
 from outhaul_local.failure import LocalFailure
 from outhaul_local.identity import server_identity

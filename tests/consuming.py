@@ -16,10 +16,10 @@ import pika
 import psycopg
 
 from outhaul import Consumer, Retry, events
-from outhaul.delivery import Delivery
+from outhaul.broker_admin.topology_apply import apply
+from outhaul.consuming.delivery import Delivery
 from outhaul.publisher import Outcome, Outgoing, Publisher
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 from support import BrokerUnderTest, poll
 
 TYPE = "shop.order.created.v1"

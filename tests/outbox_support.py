@@ -13,7 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from outhaul import Message, Outbox, schema_apply
+from outhaul import Message, Outbox
+from outhaul.database import schema_apply
 
 P = ParamSpec("P")
 Rows = list[tuple[Any, ...]]

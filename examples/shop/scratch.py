@@ -22,7 +22,7 @@ import pika
 import psycopg
 from psycopg import sql
 
-from outhaul import schema_apply
+from outhaul.database import schema_apply
 
 VARIABLES = ("DATABASE_URL", "WAYBILL_DATABASE_URL", "AMQP_URL", "MANAGEMENT_URL")
 

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from outhaul import audit as audits
-from outhaul.audit import Audit, Queues, Scope, audit
 from outhaul.errors import ConfigurationError
 from outhaul.ids import first_at
+from outhaul.tools import audit as audits
+from outhaul.tools.audit import Audit, Queues, Scope, audit
 
 Connection = psycopg.Connection[Any]
 

@@ -18,10 +18,10 @@ import pytest
 from conftest import missing
 from outbox_support import in_loop
 from outhaul import Consumer, Event
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 from outhaul_local.failure import LocalFailure
 from outhaul_local.rabbitmq import BrokerPorts, RabbitServer, find_binary
 from outhaul_local.tether import Tether

@@ -15,11 +15,11 @@ import pytest
 
 from consuming import DELAYS, QUEUE, Shop, body, opened_shop
 from outhaul import Reject, Retry
-from outhaul.consumer_runtime import ConsumerState
+from outhaul.broker_admin.topology_apply import apply
+from outhaul.consuming.runtime import ConsumerState
 from outhaul.errors import ConfigurationError, ForkedProcess, OuthaulError
 from outhaul.events import Event
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 from support import BrokerUnderTest, apoll, poll
 
 

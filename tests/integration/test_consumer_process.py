@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from consuming import DELAYS, QUEUE, Shop, body, opened_shop
-from outhaul.watchdog import HANDLER_TIMEOUT_EXIT_CODE
+from outhaul.consuming.watchdog import HANDLER_TIMEOUT_EXIT_CODE
 from support import BrokerUnderTest, poll
 
 SCRIPT = Path(__file__).parent.parent / "consuming_process.py"

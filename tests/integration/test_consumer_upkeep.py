@@ -15,7 +15,7 @@ import pytest
 from consuming import QUEUE, TYPE, Database, Shop, body, message_id, opened_shop, prepare
 from outhaul import Consumer, Message, Outbox, Reject
 from outhaul.alerts import Alerter
-from outhaul.delivery import Delivery
+from outhaul.consuming.delivery import Delivery
 from outhaul.events import Event
 from outhaul.metrics import Metrics
 from support import BrokerUnderTest, poll

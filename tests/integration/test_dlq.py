@@ -8,12 +8,13 @@ import psycopg
 import pytest
 
 from letter_support import DLQ, QUEUE, Shop, new_id, open_shop, rows
-from outhaul import deadletter, runs
-from outhaul.dlq import DeadLetterQueue
+from outhaul import deadletter
+from outhaul.database import runs
 from outhaul.errors import BrokerUnreachable, ConfigurationError, TopologyError
-from outhaul.letters import Filter
-from outhaul.redrive import Order, discard, redrive
 from outhaul.settings import BrokerSettings
+from outhaul.tools.dlq import DeadLetterQueue
+from outhaul.tools.letters import Filter
+from outhaul.tools.redrive import Order, discard, redrive
 from support import BrokerUnderTest, poll
 
 Connection = psycopg.Connection[Any]

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 
 from outhaul import Event, Message, Outbox, Retry
+from outhaul.broker_admin.topology_load import load_topology
 from outhaul.ids import first_at
 from outhaul.testing import Harness
 from outhaul.topology import consumer_topology
-from outhaul.topology_load import load_topology
 
 RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
 OUTBOX = Outbox(exchange="shop.events")

@@ -14,7 +14,7 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import FunctionProcess, running
-from outhaul.topology_apply import apply
+from outhaul.broker_admin.topology_apply import apply
 from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY, TOPOLOGY
 from support import BrokerUnderTest, poll
 from support_amqp import Amqp, through_port

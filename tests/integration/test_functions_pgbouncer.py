@@ -17,7 +17,7 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import free_port, running
-from outhaul.topology_apply import apply
+from outhaul.broker_admin.topology_apply import apply
 from outhaul_local import ports
 from outhaul_local.identity import server_identity
 from outhaul_waybill.topology import TOPOLOGY

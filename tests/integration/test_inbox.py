@@ -20,12 +20,12 @@ from psycopg.rows import dict_row
 
 from consuming import TYPE, Database, delivery, message_id, prepare
 from outhaul import Consumer, Reject, Retry
+from outhaul.consuming.delivery import Delivery, Outcome, Result
 from outhaul.context import current_cause
+from outhaul.database.inbox_queries import INSERT
 from outhaul.deadletter import Reason
-from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.errors import ConfigurationError, InvalidMessage
 from outhaul.events import Event
-from outhaul.inbox_queries import INSERT
 from support import poll
 
 DONE, DUPLICATE, RETRIED, DEAD = Result.DONE, Result.DUPLICATE, Result.RETRIED, Result.DEAD_LETTERED

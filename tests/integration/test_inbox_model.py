@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consuming import TYPE, Database, delivery, prepare
 from outhaul import Consumer, Reject, Retry
-from outhaul.delivery import Delivery, Outcome, Result
+from outhaul.consuming.delivery import Delivery, Outcome, Result
 from outhaul.errors import InvalidMessage
 from outhaul.events import Event
 

@@ -21,7 +21,7 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import FunctionProcess, command, environment, running
-from outhaul import schema_apply
+from outhaul.database import schema_apply
 from support import poll
 from support_amqp import through_port
 from support_proxy import Proxy

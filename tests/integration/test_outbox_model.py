@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from outbox_support import OUTBOX, created, emptied, shared_database
-from outhaul.outbox_store import OutboxRow, OutboxStore
+from outhaul.database.outbox_store import OutboxRow, OutboxStore
 from outhaul.settings import DatabaseSettings
 
 T = TypeVar("T")

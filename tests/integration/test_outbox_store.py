@@ -14,11 +14,12 @@ import psycopg
 import pytest
 
 from outbox_support import OUTBOX, created, emptied, in_loop, query, record, shared_database
-from outhaul import events, ids, message, outbox, outbox_queries, outbox_store
+from outhaul import events, ids, message, outbox
+from outhaul.database import outbox_queries, outbox_store
+from outhaul.database.outbox_store import Counts, OutboxRow, OutboxStore
+from outhaul.database.partitions import FORGOTTEN_BEFORE
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
 from outhaul.ids import first_at
-from outhaul.outbox_store import Counts, OutboxRow, OutboxStore
-from outhaul.partitions import FORGOTTEN_BEFORE
 from outhaul.settings import DatabaseSettings
 from support import apoll
 

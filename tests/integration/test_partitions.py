@@ -12,9 +12,9 @@ import psycopg
 import pytest
 
 from outbox_support import record, shared_database
+from outhaul.database.outbox_queries import CONFIRM
+from outhaul.database.partitions import DROP_PARTITIONS, FORGOTTEN_BEFORE, MAKE_PARTITIONS
 from outhaul.ids import first_at
-from outhaul.outbox_queries import CONFIRM
-from outhaul.partitions import DROP_PARTITIONS, FORGOTTEN_BEFORE, MAKE_PARTITIONS
 
 Conn = psycopg.Connection[Any]
 

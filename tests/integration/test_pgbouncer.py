@@ -19,15 +19,16 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from outbox_support import OUTBOX, created, emptied, in_loop, query, record, shared_database
-from outhaul import Consumer, Sender, schema_apply
+from outhaul import Consumer, Sender
+from outhaul.broker_admin.topology_apply import apply
+from outhaul.database import schema_apply
+from outhaul.database.outbox_store import OutboxStore
+from outhaul.database.partitions import MAKE_PARTITIONS
+from outhaul.database.pooler import is_pooled, never_prepare_through_a_pooler, never_prepare_through_a_pooler_sync
 from outhaul.events import Event
-from outhaul.outbox_store import OutboxStore
-from outhaul.partitions import MAKE_PARTITIONS
-from outhaul.pooler import is_pooled, never_prepare_through_a_pooler, never_prepare_through_a_pooler_sync
 from outhaul.settings import DatabaseSettings
 from outhaul.sqlalchemy import add
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply
 from outhaul_local import ports
 from outhaul_local.identity import server_identity
 from support import BrokerUnderTest, apoll, poll

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from outbox_support import in_loop
-from outhaul.broker import close_connection, open_channel, open_connection
+from outhaul.amqp.broker import close_connection, open_channel, open_connection
 from outhaul.errors import BrokerUnreachable, ConfigurationError
 from outhaul.publisher import Outcome, Outgoing, Publisher, Settled
 from outhaul.settings import BrokerSettings

@@ -13,7 +13,7 @@ from outbox_support import in_loop
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
 from outhaul.resend import ResendProgress, ResendRequest, ResendResult, resend_once, watch
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 from support import BrokerUnderTest, apoll
 from support_amqp import Amqp, through_port
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, rows, sent_ids

@@ -4,7 +4,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from outhaul import runs
+from outhaul.database import runs
 from outhaul.errors import ConfigurationError
 
 Connection = psycopg.Connection[Any]

@@ -16,9 +16,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from outbox_support import OUTBOX, created, in_loop, query, record, shared_database
-from outhaul import partitions, schema_apply
+from outhaul.database import partitions, schema_apply
+from outhaul.database.outbox_store import OutboxStore
 from outhaul.errors import ConfigurationError, SchemaError
-from outhaul.outbox_store import OutboxStore
 from outhaul.settings import DatabaseSettings
 
 Conn = psycopg.Connection[Any]

@@ -9,7 +9,7 @@ import pytest
 from outbox_support import in_loop
 from outhaul.errors import ConfigurationError
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 from support import BrokerUnderTest, apoll
 from support_amqp import Amqp, kill_connections
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, rows, sent_ids

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 from support import BrokerUnderTest, apoll
 from support_amqp import Amqp, through_port
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, sent_ids

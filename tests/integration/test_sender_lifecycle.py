@@ -18,13 +18,13 @@ from pika import frame, spec
 from outbox_support import in_loop
 from outhaul import Outbox
 from outhaul.alerts import Alerter
+from outhaul.database.outbox_store import OutboxRow
 from outhaul.errors import ForkedProcess
-from outhaul.handover import HandOverLease
 from outhaul.metrics import Metrics
 from outhaul.outbox import Recorded
-from outhaul.outbox_store import OutboxRow
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.handover import HandOverLease
+from outhaul.sending.sender_settings import SenderSettings
 from support import BrokerUnderTest, apoll
 from support_amqp import Amqp, through_port
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, rows, sent_ids
@@ -263,7 +263,7 @@ async def test_an_orderly_end_leaves_no_row_leased_and_no_heartbeat(outbox_dsn: 
 KILLED = """
 import asyncio, sys
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 
 async def main(dsn, amqp_url):
     settings = SenderSettings(lease_seconds=5.5, confirm_timeout_seconds=0.2, window_messages=20)

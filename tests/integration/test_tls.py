@@ -13,11 +13,11 @@ import pika
 import pytest
 import trustme
 
+from outhaul.broker_admin.management import Management
+from outhaul.broker_admin.topology_apply import apply, check_passive
 from outhaul.errors import BrokerUnreachable, ConfigurationError
-from outhaul.management import Management
 from outhaul.settings import BrokerSettings, ManagementSettings
 from outhaul.topology import consumer_topology
-from outhaul.topology_apply import apply, check_passive
 from outhaul_local import ports, rabbitmq
 from outhaul_local.rabbitmq import BrokerPorts, RabbitServer, find_binary
 from outhaul_local.tether import Tether

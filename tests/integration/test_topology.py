@@ -12,10 +12,10 @@ import pika
 import pytest
 from pika import exceptions
 
+from outhaul.broker_admin.management import Management
+from outhaul.broker_admin.topology_apply import Applied, apply, check_passive, diff, read_snapshot
 from outhaul.errors import BrokerUnreachable, TopologyError
-from outhaul.management import Management
 from outhaul.topology import Binding, Queue, Topology, consumer_topology
-from outhaul.topology_apply import Applied, apply, check_passive, diff, read_snapshot
 from support import BrokerUnderTest, poll
 
 QUEUE = "shop.waybill"

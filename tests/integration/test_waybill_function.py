@@ -18,8 +18,8 @@ import pytest
 
 from conftest import MakeDatabase
 from function_process import FunctionProcess, command, environment, running
+from outhaul.broker_admin.topology_apply import apply
 from outhaul.events import encode
-from outhaul.topology_apply import apply
 from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY, TOPOLOGY
 from support import BrokerUnderTest, poll
 from support_amqp import Amqp, through_port
@@ -239,7 +239,7 @@ def test_sigterm_ends_it_with_0_and_leaves_nothing_undone(function: FunctionProc
     ("changes", "named"),
     [
         ({"OUTHAUL_WAYBILL_DATABASE_URL": ""}, "OUTHAUL_WAYBILL_DATABASE_URL"),
-        ({"OUTHAUL_AMQP_URL": "amqp://127.0.0.1"}, "OUTHAUL_AMQP_URL"),
+        ({"OUTHAUL_AMQP_URL": "amqp://127.0.0.1:broker"}, "OUTHAUL_AMQP_URL"),
         ({"OUTHAUL_CONSUMER_BATCH_SIZE": "0"}, "OUTHAUL_CONSUMER_BATCH_SIZE"),
         ({"OUTHAUL_CONSUMER_RETENTION": "1h"}, "OUTHAUL_CONSUMER_RETENTION"),
         ({"OUTHAUL_ALERT_WEBHOOK_URL": "ftp://x"}, "OUTHAUL_ALERT_WEBHOOK_URL"),

@@ -4,7 +4,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outhaul.audit import Audit, Sent, merge
+from outhaul.tools.audit import Audit, Sent, merge
 
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outhaul.backoff import Backoff
-from outhaul.breaker import (
+from outhaul.sending.breaker import (
     HOLD_LEAST_SECONDS,
     HOLD_MOST_SECONDS,
     MOST_ROUTES,

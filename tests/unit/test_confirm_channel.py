@@ -5,9 +5,9 @@ from typing import Any
 
 from pika import exceptions, frame, spec
 
-from outhaul.confirm_channel import ConfirmChannel
-from outhaul.outgoing import Outcome, Outgoing, Settled
-from outhaul.window import Window
+from outhaul.amqp.confirm_channel import ConfirmChannel
+from outhaul.amqp.outgoing import Outcome, Outgoing, Settled
+from outhaul.amqp.window import Window
 
 
 class Rig:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outhaul.durations import format_duration, parse_duration
+from outhaul.configuration.durations import format_duration, parse_duration
 from outhaul.errors import ConfigurationError
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from outhaul.environment import Environment
+from outhaul.configuration.environment import Environment
+from outhaul.configuration.settings_table import SETTINGS, reference_page
 from outhaul.errors import ConfigurationError
-from outhaul.settings_table import SETTINGS, reference_page
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,9 +105,9 @@ def test_every_variable_named_in_the_code_stands_in_the_table() -> None:
     }
     # A stem such as OUTHAUL_AMQP is named where its files are derived from it.
     stray = {(name, path) for name, path in named if not any(k == name or k.startswith(name + "_") for k in known)}
-    assert not stray, f"add these to outhaul/settings_table.py: {stray}"
+    assert not stray, f"add these to outhaul/configuration/settings_table.py: {stray}"
 
 
 def test_the_settings_page_says_what_the_table_says() -> None:
     page = ROOT / "docs" / "reference" / "settings.md"
-    assert reference_page() in page.read_text(), "copy outhaul.settings_table.reference_page() into it"
+    assert reference_page() in page.read_text(), "copy outhaul.configuration.settings_table.reference_page() into it"

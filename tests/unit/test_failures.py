@@ -3,8 +3,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from outhaul.consuming.failures import Fault, TransactionEnded, fault_of, permanent_reason
 from outhaul.errors import InvalidMessage, Reject
-from outhaul.failures import Fault, TransactionEnded, fault_of, permanent_reason
 
 
 def database_error(state: str) -> psycopg.Error:

@@ -8,8 +8,8 @@ import msgspec
 import pydantic
 import pytest
 
+from outhaul.consuming.handlers import Registry, decode_data, decoder_of
 from outhaul.errors import ConfigurationError, InvalidMessage
-from outhaul.handlers import Registry, decode_data, decoder_of
 
 
 class Model(pydantic.BaseModel):

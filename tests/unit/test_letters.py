@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from letter_support import new_id
 from outhaul import deadletter
-from outhaul.letters import DeadLetter, Filter, destination, from_delivery, is_too_old, redriven_headers
+from outhaul.tools.letters import DeadLetter, Filter, destination, from_delivery, is_too_old, redriven_headers
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from outhaul.settings_table import SETTINGS
+from outhaul.configuration.settings_table import SETTINGS
 from outhaul_local.docker_broker import IMAGE
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from outhaul.configuration.redaction import redact, redact_url
 from outhaul.errors import ConfigurationError
 from outhaul.logs import configure_logging
-from outhaul.redaction import redact, redact_url
 
 SECRET = "hunter2-geheim"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
+from outhaul.amqp.outgoing import Outcome
 from outhaul.deadletter import Reason
 from outhaul.metrics import Metrics, reference_page
-from outhaul.outgoing import Outcome
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -98,7 +98,8 @@ def test_every_name_follows_prometheus_naming() -> None:
 
 def test_importing_settings_metrics_and_logs_loads_none_of_the_heavy_parts() -> None:
     heavy = "{'prometheus_client', 'pika', 'psycopg', 'asyncio', 'http.client'}"
-    code = f"import sys, outhaul.environment, outhaul.metrics, outhaul.logs; print({heavy} & set(sys.modules))"
+    modules = "sys, outhaul.configuration.environment, outhaul.metrics, outhaul.logs"
+    code = f"import {modules}; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout.strip() == "set()"
 

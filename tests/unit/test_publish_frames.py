@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec
 
-from outhaul.outgoing import Outgoing
-from outhaul.publish_frames import PublishFrames
+from outhaul.amqp.outgoing import Outgoing
+from outhaul.amqp.publish_frames import PublishFrames
 
 FRAME_MAX = 4096
 CHANNEL = 7

@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outhaul.outbox_store import OutboxRow
-from outhaul.outgoing import Outcome, Outgoing, Settled
-from outhaul.pump import Pump, Setback, Waiting
+from outhaul.amqp.outgoing import Outcome, Outgoing, Settled
+from outhaul.database.outbox_store import OutboxRow
+from outhaul.sending.pump import Pump, Setback, Waiting
 
 FAR = 1e12
 KINDS = ["healthy", "healthy", "healthy", "poison", "missing", "unroutable", "full"]

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from outhaul.consuming.ramp import Ramp
 from outhaul.errors import ConfigurationError
-from outhaul.ramp import Ramp
 
 
 def climb(ramp: Ramp) -> list[int]:

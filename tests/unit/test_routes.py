@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outhaul.routes import consumer_queues, leads_to, topic_matches
+from outhaul.broker_admin.routes import consumer_queues, leads_to, topic_matches
 from outhaul.topology import Binding, Exchange, Queue, Topology, consumer_topology
 
 words = st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=6)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outhaul.settlement import Ack, Settlement
+from outhaul.consuming.settlement import Ack, Settlement
 
 
 class Channel:

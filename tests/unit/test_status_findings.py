@@ -2,10 +2,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from outhaul.depths import Depth, Depths
-from outhaul.findings import Finding, Level, need_somebody
-from outhaul.outbox_store import Counts
-from outhaul.status import ConsumerStatus, LiveSender, OutboxStatus, Route, judge
+from outhaul.broker_admin.depths import Depth, Depths
+from outhaul.database.outbox_store import Counts
+from outhaul.tools.findings import Finding, Level, need_somebody
+from outhaul.tools.status import ConsumerStatus, LiveSender, OutboxStatus, Route, judge
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SENDER = LiveSender(UUID(int=1), "order", "host", "1", "connected", NOW, NOW)

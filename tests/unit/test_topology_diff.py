@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from outhaul.topology import Binding, Topology, consumer_topology
-from outhaul.topology_diff import (
+from outhaul.broker_admin.topology_diff import (
     Difference,
     LiveExchange,
     LivePolicy,
@@ -15,6 +14,7 @@ from outhaul.topology_diff import (
     Snapshot,
     compare,
 )
+from outhaul.topology import Binding, Topology, consumer_topology
 
 TOPOLOGY = consumer_topology("q", [("e", "k")], retry_delays_seconds=(5,))
 VERSION = (4, 3, 6)

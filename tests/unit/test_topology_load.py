@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from outhaul.broker_admin.topology_load import load_topology, topology_from
 from outhaul.errors import ConfigurationError
 from outhaul.topology import Exchange, consumer_topology
-from outhaul.topology_load import load_topology, topology_from
 
 TOML = """
 [[consumers]]

@@ -6,8 +6,8 @@ import pytest
 
 from letter_support import new_id
 from outhaul import deadletter
-from outhaul.letters import DeadLetter
-from outhaul.trace import Facts, Looked, State, Story, tell
+from outhaul.tools.letters import DeadLetter
+from outhaul.tools.trace import Facts, Looked, State, Story, tell
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 ID = new_id()

@@ -8,9 +8,9 @@ import pytest
 
 from consuming import delivery
 from outhaul import events
+from outhaul.consuming.watchdog import HANDLER_TIMEOUT_EXIT_CODE, Watchdog, check_handler_timeout
 from outhaul.errors import ConfigurationError
 from outhaul.events import Event
-from outhaul.watchdog import HANDLER_TIMEOUT_EXIT_CODE, Watchdog, check_handler_timeout
 from support import poll
 
 
@@ -71,7 +71,7 @@ def test_a_hang_that_cannot_be_recorded_ends_the_process_all_the_same(monkeypatc
     with watching(failing, 0.05) as watchdog:
         watchdog.begin([event()])
         poll(lambda: failing.left, what="the end")
-    monkeypatch.setattr("outhaul.watchdog.RECORD_SECONDS", 0.1)
+    monkeypatch.setattr("outhaul.consuming.watchdog.RECORD_SECONDS", 0.1)
     stuck = Recorder(stuck=True)
     with watching(stuck, 0.05) as watchdog:
         watchdog.begin([event()])

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from outhaul.window import TagOutOfRangeError, Window
+from outhaul.amqp.window import TagOutOfRangeError, Window
 
 MOST = 500
 

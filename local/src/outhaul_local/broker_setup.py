@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from outhaul import topology_apply
+from outhaul.broker_admin import topology_apply
 from outhaul.errors import OuthaulError
 from outhaul.settings import BrokerSettings, ManagementSettings
 from outhaul_local.failure import LocalFailure

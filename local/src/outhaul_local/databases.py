@@ -9,7 +9,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from outhaul import schema_apply
+from outhaul.database import schema_apply
 from outhaul.errors import SchemaError
 from outhaul_local.failure import LocalFailure
 from outhaul_local.postgres import PostgresServer

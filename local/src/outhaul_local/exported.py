@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from outhaul.environment import Environment
+from outhaul.configuration.environment import Environment
 from outhaul.settings import require_loopback
 from outhaul_local.home import Home, write_private
 from outhaul_local.state import FUNCTIONS, External

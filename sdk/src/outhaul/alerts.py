@@ -20,10 +20,10 @@ from typing import Literal
 from urllib.parse import unquote, urlunsplit
 
 from outhaul.alert_book import AlertBook, Batch, Taken
-from outhaul.http_call import call
+from outhaul.broker_admin.http_call import call
+from outhaul.configuration.redaction import redact
+from outhaul.configuration.urls import bracketed, split_url
 from outhaul.metrics import Metrics
-from outhaul.redaction import redact
-from outhaul.urls import bracketed, split_url
 
 Severity = Literal["info", "warning", "critical"]
 

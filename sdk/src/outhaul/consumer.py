@@ -27,21 +27,21 @@ from typing import Any, Self, TypeVar
 import psycopg
 
 from outhaul.alerts import Alerter
-from outhaul.consumer_runtime import ConsumerState, Fittings, Running
-from outhaul.consumer_worker import Pace
-from outhaul.delivery import Delivery, Outcome, Result
+from outhaul.consuming.delivery import Delivery, Outcome, Result
+from outhaul.consuming.handlers import Registry
+from outhaul.consuming.preparation import Rules
+from outhaul.consuming.ramp import Ramp
+from outhaul.consuming.runtime import ConsumerState, Fittings, Running
+from outhaul.consuming.sessions import AsyncSession, SyncSession
+from outhaul.consuming.steps import Steps
+from outhaul.consuming.watchdog import check_handler_timeout
+from outhaul.consuming.worker import Pace
 from outhaul.errors import ConfigurationError, ForkedProcess, OuthaulError
-from outhaul.handlers import Registry
 from outhaul.inbox import Inbox, Report
 from outhaul.message import SHORT_STRING_BYTES
 from outhaul.metrics import Metrics
-from outhaul.preparation import Rules
-from outhaul.ramp import Ramp
 from outhaul.retry import Retry
-from outhaul.sessions import AsyncSession, SyncSession
 from outhaul.settings import BrokerSettings, DatabaseSettings
-from outhaul.steps import Steps
-from outhaul.watchdog import check_handler_timeout
 
 F = TypeVar("F", bound=Callable[[Any, Any], Any])
 _LONGEST_NAME = 100

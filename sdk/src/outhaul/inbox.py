@@ -14,14 +14,14 @@ from typing import Any
 
 import psycopg
 
-from outhaul import inbox_queries
+from outhaul.consuming.delivery import Delivery, Outcome, Result
+from outhaul.consuming.failures import Fault, TransactionEnded, fault_of, permanent_reason, text_of
+from outhaul.consuming.handlers import Registry
+from outhaul.consuming.preparation import Preparation, Prepared, Rules, fact_of
+from outhaul.consuming.steps import BEGIN, COMMIT, IS_CONNECTED, ROLLBACK, CallEach, CallMany, Execute, Once, Steps
+from outhaul.database import inbox_queries
 from outhaul.deadletter import Reason, describe_error, failed_of
-from outhaul.delivery import Delivery, Outcome, Result
 from outhaul.errors import InvalidMessage, OuthaulError
-from outhaul.failures import Fault, TransactionEnded, fault_of, permanent_reason, text_of
-from outhaul.handlers import Registry
-from outhaul.preparation import Preparation, Prepared, Rules, fact_of
-from outhaul.steps import BEGIN, COMMIT, IS_CONNECTED, ROLLBACK, CallEach, CallMany, Execute, Once, Steps
 
 Report = Callable[[Sequence[Outcome]], None]
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
+from outhaul.configuration.redaction import HIDDEN, redact
 from outhaul.errors import ConfigurationError
-from outhaul.redaction import HIDDEN, redact
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("json", "text")

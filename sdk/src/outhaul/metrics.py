@@ -156,7 +156,7 @@ class Metrics:
         self.published = Counter(
             "outhaul_messages_published_total",
             "Publishing attempts by what became of them; only confirmed ones count as sent",
-            {"outcome": ("confirmed", "unroutable", "no-exchange", "nacked", "refused", "unknown")},
+            {"outcome": ("confirmed", "unroutable", "no-exchange", "nacked", "unconfirmed", "refused", "unknown")},
         )
         self.sent = Counter(
             "outhaul_messages_sent_total", "Outbox rows marked sent, that is moved to the history after their confirm"

@@ -18,8 +18,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from outhaul import outbox_queries as queries
 from outhaul.context import current_cause
+from outhaul.database import outbox_queries as queries
 from outhaul.errors import TransactionRequired
 from outhaul.message import Message, check_name
 

@@ -14,7 +14,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from outhaul import events
-from outhaul.outbox_queries import ROW_COLUMNS
+from outhaul.database.outbox_queries import ROW_COLUMNS
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from outhaul.confirm_link import ConfirmLink
+from outhaul.amqp.confirm_link import ConfirmLink
+from outhaul.amqp.outgoing import Outcome, Outgoing, Settled
 from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.metrics import Metrics
-from outhaul.outgoing import Outcome, Outgoing, Settled
 from outhaul.settings import BrokerSettings
 
 __all__ = ["Outcome", "Outgoing", "Publisher", "PublisherState", "Settled"]

@@ -17,13 +17,14 @@ from uuid import UUID
 
 import psycopg
 
-from outhaul import ids, runs
-from outhaul.engine import Engine, RouteTrouble
+from outhaul import ids
+from outhaul.database import runs
+from outhaul.database.outbox_store import OutboxRow, OutboxStore
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
 from outhaul.metrics import Metrics
-from outhaul.outbox_store import OutboxRow, OutboxStore
 from outhaul.sender import Sender
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.engine import Engine, RouteTrouble
+from outhaul.sending.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 _log = logging.getLogger(__name__)

@@ -16,17 +16,17 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from outhaul.alerts import Alerter
-from outhaul.engine import Engine, RouteTrouble
+from outhaul.database.outbox_store import OutboxRow
 from outhaul.errors import ConfigurationError, ForkedProcess
-from outhaul.handover import HandOverLease, Reservations
 from outhaul.metrics import Metrics
 from outhaul.outbox import Outbox
-from outhaul.outbox_store import OutboxRow
-from outhaul.pump import Setback
-from outhaul.sender_alerts import SenderAlerts
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.engine import Engine, RouteTrouble
+from outhaul.sending.handover import HandOverLease, Reservations
+from outhaul.sending.pump import Setback
+from outhaul.sending.sender_alerts import SenderAlerts
+from outhaul.sending.sender_settings import SenderSettings
+from outhaul.sending.tending import Tending
 from outhaul.settings import BrokerSettings, DatabaseSettings
-from outhaul.tending import Tending
 
 
 @dataclass(frozen=True, slots=True)

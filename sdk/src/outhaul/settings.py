@@ -2,7 +2,7 @@
 
 Each is parsed once from a URL and refused early, with the setting's name and the way out. No repr, str or
 message shows a password. A password file is read again at every connection, so that a rotated password needs no
-restart. What a process takes from its environment is read by `outhaul.environment`.
+restart. What a process takes from its environment is read by `outhaul.configuration.environment`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from outhaul.durations import parse_duration
+from outhaul.configuration.durations import parse_duration
+from outhaul.configuration.redaction import redact_url
+from outhaul.configuration.secret import Secret
+from outhaul.configuration.tls import Tls
+from outhaul.configuration.urls import ESCAPES, TLS_PARAMETERS, bracketed, query_of, secret_of, split_url, tls_of
 from outhaul.errors import ConfigurationError
-from outhaul.redaction import redact_url
-from outhaul.secret import Secret
-from outhaul.tls import Tls
-from outhaul.urls import ESCAPES, TLS_PARAMETERS, bracketed, query_of, secret_of, split_url, tls_of
 
 # The specification of AMQP URIs leaves a URL without one to the client; pika and most others take the default.
 # https://www.rabbitmq.com/docs/uri-spec

@@ -18,9 +18,9 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from outhaul import events
+from outhaul.configuration.durations import parse_duration
 from outhaul.consumer import Consumer
-from outhaul.delivery import Delivery, Outcome, Result
-from outhaul.durations import parse_duration
+from outhaul.consuming.delivery import Delivery, Outcome, Result
 from outhaul.errors import ConfigurationError
 from outhaul.ids import first_at
 from outhaul.message import Message

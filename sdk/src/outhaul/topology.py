@@ -9,7 +9,8 @@ can change under a living queue while an argument means deleting it. How a messa
                                             |                                                |
                                             +-- outhaul.retry <-- outhaul.waybill.retry.5s <-+   (after its time)
 
-All of it is pure: `outhaul.topology_apply` reads and changes a broker, `outhaul.topology_load` reads files.
+All of it is pure: `outhaul.broker_admin.topology_apply` reads and changes a broker,
+`outhaul.broker_admin.topology_load` reads files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from outhaul.durations import format_duration
+from outhaul.configuration.durations import format_duration
 from outhaul.errors import ConfigurationError
 from outhaul.message import SHORT_STRING_BYTES
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from outhaul.durations import format_duration
-from outhaul.environment import Environment
+from outhaul.configuration.durations import format_duration
+from outhaul.configuration.environment import Environment
 from outhaul.errors import ConfigurationError
 from outhaul.logs import FORMATS, LEVELS
-from outhaul.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 HTTP_PORT = 8080

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final, LiteralString
 
-from outhaul.outbox_queries import INSERT_COLUMNS, INSERT_ONE_WHEN
+from outhaul.database.outbox_queries import INSERT_COLUMNS, INSERT_ONE_WHEN
 
 _PLACED: Final[LiteralString] = """
 INSERT INTO orders (order_id, customer, lines, total_cents, message_id)

@@ -12,12 +12,12 @@ from uuid import UUID
 
 import msgspec
 
-from outhaul.handover import HandOverLease
+from outhaul.database.outbox_store import OutboxRow
 from outhaul.hosting.database import Database, NotCommitted, OutcomeUnknown
 from outhaul.hosting.problems import Problem
 from outhaul.message import Message
 from outhaul.outbox import Outbox, Recorded
-from outhaul.outbox_store import OutboxRow
+from outhaul.sending.handover import HandOverLease
 from outhaul_order import problems, queries
 from outhaul_order.models import EVENT_TYPE, ROUTING_KEY, OrderCreated, OrderView
 from outhaul_order.validation import ValidOrder

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from outhaul.environment import Environment
+from outhaul.configuration.environment import Environment
 from outhaul.logs import FORMATS, LEVELS
 from outhaul.settings import BrokerSettings, DatabaseSettings
 

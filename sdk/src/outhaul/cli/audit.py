@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from outhaul import audit as audits
-from outhaul.audit import Audit, Queues, Scope
+from outhaul.broker_admin.depths import look
+from outhaul.broker_admin.management import Management
+from outhaul.broker_admin.routes import leads_to
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import instant, write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import declared_or_none, is_named, queue_name_or_none
-from outhaul.depths import look
-from outhaul.dlq import DeadLetterQueue
-from outhaul.management import Management
-from outhaul.routes import leads_to
+from outhaul.tools import audit as audits
+from outhaul.tools.audit import Audit, Queues, Scope
+from outhaul.tools.dlq import DeadLetterQueue
 from outhaul.topology import dead_letter_queue
 
 # The management API's counts are up to five seconds old: a message must have been sent before they were made.

@@ -7,13 +7,13 @@ from uuid import UUID
 
 import click
 
-from outhaul import runs
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import write_json, write_table
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
-from outhaul.outbox_store import Discarded, OutboxStore
+from outhaul.database import runs
+from outhaul.database.outbox_store import Discarded, OutboxStore
 from outhaul.settings import DatabaseSettings
 
 _LOOK_UP = """

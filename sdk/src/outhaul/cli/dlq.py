@@ -17,11 +17,11 @@ from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
-from outhaul.dlq import DeadLetterQueue
-from outhaul.letters import Filter
-from outhaul.redrive import Order
-from outhaul.redrive import discard as discard_letters
-from outhaul.redrive import redrive as redrive_letters
+from outhaul.tools.dlq import DeadLetterQueue
+from outhaul.tools.letters import Filter
+from outhaul.tools.redrive import Order
+from outhaul.tools.redrive import discard as discard_letters
+from outhaul.tools.redrive import redrive as redrive_letters
 from outhaul.topology import dead_letter_queue
 
 Command = Callable[..., Any]

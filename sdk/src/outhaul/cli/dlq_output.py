@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from outhaul.cli.output import clean, instant, shorten, write_json, write_table
-from outhaul.letters import DeadLetter, Filter
-from outhaul.redrive import Moved
+from outhaul.tools.letters import DeadLetter, Filter
+from outhaul.tools.redrive import Moved
 
 
 def told(chosen: Filter) -> str:

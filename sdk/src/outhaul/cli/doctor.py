@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from outhaul import doctor as doctors
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING, UNREACHABLE
 from outhaul.cli.output import write_findings, write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import declared_or_none, queue_name_or_none
-from outhaul.findings import Level, need_somebody
+from outhaul.tools import doctor as doctors
+from outhaul.tools.findings import Level, need_somebody
 
 
 @click.command(

@@ -12,7 +12,7 @@ import click
 
 from outhaul.cli.parts import NotSaid, Parts
 from outhaul.cli.which import queue_name
-from outhaul.durations import parse_duration
+from outhaul.configuration.durations import parse_duration
 from outhaul.errors import ConfigurationError
 
 Command = Callable[..., Any]

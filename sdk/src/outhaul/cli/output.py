@@ -13,7 +13,7 @@ from uuid import UUID
 
 import click
 
-from outhaul.findings import Finding, Level
+from outhaul.tools.findings import Finding, Level
 
 COLOURS = {Level.OK: "green", Level.SKIPPED: "bright_black", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 MINUTE, HOUR, DAY = 60, 3600, 86400

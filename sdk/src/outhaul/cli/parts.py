@@ -16,7 +16,7 @@ import click
 import psycopg
 
 from outhaul.cli.exit_codes import USAGE
-from outhaul.environment import Environment
+from outhaul.configuration.environment import Environment
 from outhaul.errors import DatabaseUnreachable
 from outhaul.settings import BrokerSettings, DatabaseSettings, ManagementSettings
 

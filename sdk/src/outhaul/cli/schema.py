@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from outhaul import schema_apply
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import write_json, write_table
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
+from outhaul.database import schema_apply
 
 _component = click.option(
     "--component",

@@ -6,18 +6,18 @@ from typing import Any
 
 import click
 
-from outhaul import runs
+from outhaul.broker_admin.depths import Depths, look
+from outhaul.broker_admin.management import Management
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING, UNREACHABLE
 from outhaul.cli.output import age, write_findings, write_json
 from outhaul.cli.parts import MissingSetting, Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import queue_name_or_none
-from outhaul.depths import Depths, look
+from outhaul.database import runs
 from outhaul.errors import Unreachable
-from outhaul.findings import Finding, Level, need_somebody
-from outhaul.management import Management
-from outhaul.status import ConsumerStatus, OutboxStatus, judge, read_inbox, read_outbox
+from outhaul.tools.findings import Finding, Level, need_somebody
+from outhaul.tools.status import ConsumerStatus, OutboxStatus, judge, read_inbox, read_outbox
 
 
 @click.command(

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import click
 
-from outhaul import topology_apply
+from outhaul.broker_admin import topology_apply
+from outhaul.broker_admin.topology_diff import Difference
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import clean, write_json
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import declared
-from outhaul.topology_diff import Difference
 
 _DIFFERENCE = '{"kind", "name", "text", "remedy", "repairable": bool, "harmless": bool}'
 _source = click.option(

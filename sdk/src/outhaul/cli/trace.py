@@ -7,20 +7,20 @@ from itertools import islice
 
 import click
 
+from outhaul.broker_admin.depths import look
+from outhaul.broker_admin.management import Management
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import age, clean, instant, write_json
 from outhaul.cli.parts import MissingSetting, Parts
 from outhaul.cli.teach import teach
 from outhaul.cli.which import queue_name_or_none
-from outhaul.depths import look
-from outhaul.dlq import DeadLetterQueue
 from outhaul.errors import TopologyError, Unreachable
-from outhaul.letters import DeadLetter
-from outhaul.management import Management
 from outhaul.settings import BrokerSettings
+from outhaul.tools.dlq import DeadLetterQueue
+from outhaul.tools.letters import DeadLetter
+from outhaul.tools.trace import NEEDS_SOMEBODY, Looked, State, Story, gather, tell
 from outhaul.topology import dead_letter_queue
-from outhaul.trace import NEEDS_SOMEBODY, Looked, State, Story, gather, tell
 
 _COLOURS = {State.DONE: "green", State.PARKED: "red", State.DEAD: "red", State.LOST: "red", State.UNKNOWN: "red"}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from outhaul.broker_admin.routes import consumer_queues
+from outhaul.broker_admin.topology_load import load_topology
 from outhaul.cli.parts import NotSaid, Parts
 from outhaul.errors import ConfigurationError
-from outhaul.routes import consumer_queues
 from outhaul.topology import Topology
-from outhaul.topology_load import load_topology
 
 
 def declared(parts: Parts, source: str | None) -> Topology:

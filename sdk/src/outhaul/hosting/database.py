@@ -20,7 +20,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from outhaul.pooler import never_prepare_through_a_pooler
+from outhaul.database.pooler import never_prepare_through_a_pooler
 from outhaul.settings import DatabaseSettings
 
 _log = logging.getLogger("outhaul.database")
@@ -81,7 +81,7 @@ class Database:
     """At most ``size`` connections; requests beyond them wait ``wait_seconds``, and at most ``queue`` of them.
 
     Starts without the database, and comes back with it. ``deadline_seconds`` bounds a statement.
-    ``prepared_statements`` are used only on a connection straight to the server: see `outhaul.pooler`.
+    ``prepared_statements`` are used only on a connection straight to the server: see `outhaul.database.pooler`.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Packages of numbered SQL files, one a component; `outhaul.schema_apply` applies them."""
+"""Packages of numbered SQL files, one a component; `outhaul.database.schema_apply` applies them."""

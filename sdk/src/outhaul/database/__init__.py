@@ -1,0 +1,1 @@
+"""What is said to PostgreSQL: every statement by name, the outbox's store, schema and partitions."""
