@@ -10,6 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -19,7 +20,7 @@ from outbox_support import in_loop
 from outhaul import Outbox
 from outhaul.alerts import Alerter
 from outhaul.database.outbox_store import OutboxRow
-from outhaul.errors import ForkedProcess
+from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.metrics import Metrics
 from outhaul.outbox import Recorded
 from outhaul.sender import Sender
@@ -481,3 +482,75 @@ async def test_ending_takes_bounded_time_though_the_database_is_silent(
             proxy.blackhole()
             began = time.monotonic()
         assert time.monotonic() - began < 12
+
+
+def make_old_day(dsn: str, days_ago: int) -> UUID:
+    """A message sent that many days ago, in that day's partition."""
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(
+            "SELECT day, outhaul_first_id(day), outhaul_first_id(day + 1) "
+            "FROM (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date - %s::integer AS day) AS that",
+            (days_ago,),
+        ).fetchone()
+        assert row is not None
+        day, first, after = row
+        conn.execute(
+            f"CREATE TABLE outbox_sent_p{day:%Y%m%d} PARTITION OF outbox_sent "
+            f"FOR VALUES FROM ('{first}') TO ('{after}')".encode()
+        )
+        old = UUID(int=first.int | 7 << 76 | 2 << 62)
+        conn.execute(
+            "INSERT INTO outbox_sent "
+            "(message_id, seq, exchange, routing_key, type, aggregate_id, attempts, created_at) "
+            "VALUES (%s, %s, 'e', 'k', 't', 'a', 0, now())",
+            (old, -days_ago),
+        )
+    return old
+
+
+@in_loop
+async def test_a_living_sender_drops_history_past_its_days_and_nothing_else(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    unsent = record(outbox_dsn, message(1, routing_key="nobody.listens"))[0].message_id
+    old, kept = make_old_day(outbox_dsn, 31), make_old_day(outbox_dsn, 29)
+    async with Sender(dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=QUICK):
+        await apoll(lambda: old not in sent_ids(outbox_dsn))
+    assert kept in sent_ids(outbox_dsn)
+    assert [row["message_id"] for row in rows(outbox_dsn)] == [unsent]
+
+
+@in_loop
+async def test_a_sender_told_of_no_days_leaves_the_history_alone(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    old = make_old_day(outbox_dsn, 400)
+
+    def beaten_twice() -> bool:
+        with psycopg.connect(outbox_dsn) as conn:
+            return conn.execute("SELECT FROM senders WHERE seen_at > started_at").fetchone() is not None
+
+    async with Sender(dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=replace(QUICK, history_days=None)):
+        await apoll(beaten_twice)  # the housekeeping stands between two heartbeats
+    assert old in sent_ids(outbox_dsn)
+
+
+@in_loop
+async def test_history_that_somebody_reads_stays_and_the_sending_goes_on(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    old = make_old_day(outbox_dsn, 31)
+    declare(broker)
+    with psycopg.connect(outbox_dsn) as reader:
+        reader.execute("SELECT count(*) FROM outbox_sent")
+        async with Sender(
+            dsn=outbox_dsn, amqp_url=broker.amqp_url, settings=replace(QUICK, housekeeping_seconds=0.5)
+        ) as sender:
+            record(outbox_dsn, message(1))
+            await apoll(lambda: sender.state().sent == 1)
+            reader.rollback()
+            await apoll(lambda: old not in sent_ids(outbox_dsn))
+
+
+@pytest.mark.parametrize("days", [0, -1, 36_501])
+def test_history_kept_for_no_day_or_past_all_reason_is_refused(days: int) -> None:
+    with pytest.raises(ConfigurationError, match="history_days"):
+        SenderSettings(history_days=days)

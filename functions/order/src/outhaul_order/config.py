@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -9,10 +10,11 @@ from outhaul.configuration.durations import format_duration
 from outhaul.configuration.environment import Environment
 from outhaul.errors import ConfigurationError
 from outhaul.logs import FORMATS, LEVELS
-from outhaul.sending.sender_settings import SenderSettings
+from outhaul.sending.sender_settings import MOST_HISTORY_DAYS, SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 HTTP_PORT = 8080
+DAY = 86_400.0  # seconds
 # Of the drain time: first for requests in flight, then for the sender; what is left closes connections.
 REQUESTS_SHARE = 0.4
 SENDER_SHARE = 0.4
@@ -69,11 +71,13 @@ def sender_settings(env: Environment, *, drain_seconds: float, prepared_statemen
     """The sender's bounds. Raises ConfigurationError, naming the variable, where they contradict each other."""
     lease_seconds = env.duration("OUTHAUL_SENDER_LEASE", most=3600)
     confirm_timeout_seconds = env.duration("OUTHAUL_SENDER_CONFIRM_TIMEOUT", least=0.1, most=600)
+    history_seconds = env.duration("OUTHAUL_SENDER_RETENTION", least=DAY, most=MOST_HISTORY_DAYS * DAY)
     try:
         return SenderSettings(
             lease_seconds=lease_seconds,
             confirm_timeout_seconds=confirm_timeout_seconds,
             max_attempts=env.integer("OUTHAUL_SENDER_MAX_ATTEMPTS", least=1, most=1000),
+            history_days=math.ceil(history_seconds / DAY),
             drain_seconds=drain_seconds,
             prepared_statements=prepared_statements,
         )

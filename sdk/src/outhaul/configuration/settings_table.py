@@ -121,6 +121,13 @@ SETTINGS: tuple[Setting, ...] = (
         "order",
     ),
     Setting("OUTHAUL_SENDER_MAX_ATTEMPTS", "whole number", "8", "refusals of one message before it is parked", "order"),
+    Setting(
+        "OUTHAUL_SENDER_RETENTION",
+        "duration",
+        "30d",
+        "for how long what was sent stays in the history, in whole days; a day at least",
+        "order",
+    ),
     Setting("OUTHAUL_IDEMPOTENCY_KEEP", "duration", "24h", "for how long a key gives its first answer again", "order"),
     Setting(
         "OUTHAUL_CONSUMER_PREFETCH",

@@ -9,6 +9,8 @@ from outhaul.publisher import CONFIRM_TIMEOUT_SECONDS, WINDOW_BYTES, WINDOW_MESS
 
 # What a flush may take beside its interval: the statement itself, on a database under load.
 FLUSH_ALLOWANCE_SECONDS = 5.0
+# What the schema's outhaul_drop_partitions() takes.
+MOST_HISTORY_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class SenderSettings:
     ``unmarked_rows``: confirmed rows not yet marked in the database; beyond it nothing more is published.
     ``hand_over_rows``: rows a producer in this process may have leased and handed over at once.
     ``max_attempts``: refusals of one message by the broker itself before it is parked; outages spend none.
+    ``history_days``: days of `outbox_sent` kept; None leaves the history alone. Of several senders of one outbox, the
+    one that keeps least decides.
     """
 
     lease_seconds: float = 60.0
@@ -38,6 +42,7 @@ class SenderSettings:
     refused_cap_seconds: float = 300.0
     heartbeat_seconds: float = 10.0
     housekeeping_seconds: float = 3600.0
+    history_days: int | None = 30
     drain_seconds: float = 10.0
     prepared_statements: bool = True
 
@@ -57,6 +62,10 @@ class SenderSettings:
         for name in ("window_messages", "window_bytes", "claim_rows", "flush_rows", "unmarked_rows", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(name, getattr(self, name), "must be at least 1")
+        if self.history_days is not None and not 1 <= self.history_days <= MOST_HISTORY_DAYS:
+            raise ConfigurationError(
+                "history_days", self.history_days, f"must be from 1 to {MOST_HISTORY_DAYS}, or None to keep it for ever"
+            )
         for name in ("hand_over_rows", "drain_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(name, getattr(self, name), "must not be negative")

@@ -109,15 +109,20 @@ class Tending:
         if not self._may_keep_house or now < self._next_housekeeping_at:
             return
         self._next_housekeeping_at = now + self._engine.settings.housekeeping_seconds
+        days = self._engine.settings.history_days
         try:
             made = await self._link.run(lambda store: store.make_partitions())
+            dropped = 0 if days is None else await self._link.run(lambda store: store.drop_partitions(days))
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction) as error:
             # Somebody else's task then; rows without a partition go to the default one, and the marking goes on.
             self._may_keep_house = False
-            _log.info("history partitions are not this sender's to make: %s", error)
+            _log.info("history partitions are not this sender's to make and drop: %s", error)
+        except psycopg.errors.LockNotAvailable as error:
+            # Somebody reads the whole history, which may take its time; it is tried again an hour later.
+            _log.info("old history stays for now: %s", error)
         else:
-            if made:
-                _log.info("made %d history partitions", made)
+            if made or dropped:
+                _log.info("made %d history partitions, dropped %d older than %s days", made, dropped, days)
 
     async def _count(self) -> None:
         metrics = self._engine.metrics

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import pytest
+
+from outhaul.errors import ConfigurationError
+from outhaul_order.config import OrderConfig
+
+NEEDED = {
+    "OUTHAUL_ORDER_DATABASE_URL": "postgresql://order@127.0.0.1/order",
+    "OUTHAUL_AMQP_URL": "amqp://order:secret@127.0.0.1/%2F",
+}
+
+
+@pytest.mark.parametrize(("said", "days"), [(None, 30), ("1d", 1), ("36h", 2), ("365d", 365)])
+def test_history_is_kept_in_whole_days_at_least_as_long_as_said(said: str | None, days: int) -> None:
+    values = NEEDED if said is None else {**NEEDED, "OUTHAUL_SENDER_RETENTION": said}
+    assert OrderConfig.from_environment(values).sender.history_days == days
+
+
+def test_history_kept_for_less_than_a_day_is_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="OUTHAUL_SENDER_RETENTION"):
+        OrderConfig.from_environment({**NEEDED, "OUTHAUL_SENDER_RETENTION": "1h"})
