@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 
 from outbox_support import in_loop
+from outhaul.alerts import Alerter
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
 from outhaul.resend import ResendProgress, ResendRequest, ResendResult, resend_once, watch
 from outhaul.sender import Sender
@@ -18,6 +20,7 @@ from support import BrokerUnderTest, apoll
 from support_amqp import Amqp, through_port
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, rows, sent_ids
 from support_proxy import Proxy
+from webhook_support import webhook
 
 QUICK = SenderSettings(poll_seconds=0.2, lease_seconds=20, confirm_timeout_seconds=5)
 ALL = ResendRequest()
@@ -244,3 +247,21 @@ NOW = datetime.now(UTC)
 def test_a_request_that_could_mean_two_things_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         ResendRequest(**bad)
+
+
+@in_loop
+async def test_a_row_parked_by_a_run_is_told_to_people(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    declare(broker)
+    record(outbox_dsn, message(1), message(2))
+    with psycopg.connect(outbox_dsn) as conn:
+        # The broker closes the channel (406) over a BCC header that is no list: it routes by it.
+        conn.execute("""UPDATE outbox SET headers = '{"BCC": "not a list"}' WHERE aggregate_id = '1'""")
+    with webhook() as told:
+        alerter = Alerter(told.url, group_wait_seconds=0.05)
+        try:
+            settings = replace(QUICK, max_attempts=1)
+            result = await resend(outbox_dsn, broker, settings=settings, alerter=alerter)
+            assert (result.progress.sent, result.progress.parked) == (1, 1)
+            await apoll(lambda: told.names() == {"OuthaulMessageParked"})
+        finally:
+            await asyncio.to_thread(alerter.close)

@@ -18,12 +18,14 @@ from uuid import UUID
 import psycopg
 
 from outhaul import ids
+from outhaul.alerts import Alerter
 from outhaul.database import runs
 from outhaul.database.outbox_store import OutboxRow, OutboxStore
 from outhaul.errors import ConfigurationError, DatabaseUnreachable
 from outhaul.metrics import Metrics
 from outhaul.sender import Sender
 from outhaul.sending.engine import Engine, RouteTrouble
+from outhaul.sending.sender_alerts import SenderAlerts
 from outhaul.sending.sender_settings import SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
@@ -124,12 +126,14 @@ async def resend_once(
     on_progress: Callable[[ResendProgress], None] = lambda _: None,
     patience_seconds: float = PATIENCE_SECONDS,
     stop: asyncio.Event | None = None,
+    alerter: Alerter | None = None,
 ) -> ResendResult:
     """Send the rows meant, and end when none is left, when only broken routes remain, or after an outage.
 
     An outage of broker or database longer than ``patience_seconds`` ends the run as failed; a failed run may be
     started again under its ``run_id``, a done one does nothing. ``on_progress`` is called about twice a second.
-    ``stop`` ends it early, in order. Raises DatabaseUnreachable where not even the record could be begun.
+    ``stop`` ends it early, in order. ``alerter`` (the caller's, to be closed by the caller) tells people of rows parked
+    by this run. Raises DatabaseUnreachable where not even the record could be begun.
     """
     database, broker = DatabaseSettings.parse(dsn), BrokerSettings.parse(amqp_url)
     name = run_id or runs.new_run_id("resend")
@@ -139,6 +143,7 @@ async def resend_once(
             return ResendResult(run_id=name, done_before=True)
         chosen = _Chosen(request)
         settings = settings or SenderSettings()
+        alerts = SenderAlerts(alerter or Alerter(), sender=name, broker=broker.address, database=database.address)
         engine = Engine(
             database,
             broker,
@@ -147,6 +152,7 @@ async def resend_once(
             metrics=metrics or Metrics.off(),
             source=chosen.source(settings.lease_seconds) if request.is_filtered else None,
             probing=not request.is_filtered,
+            on_parked=lambda setback: alerts.parked(setback, settings.max_attempts),
             on_released=chosen.again,
         )
         engine.start()
@@ -173,9 +179,21 @@ async def watch(
     metrics: Metrics | None = None,
     on_state: Callable[[Sender], None] = lambda _: None,
     state_seconds: float = 1.0,
+    alerter: Alerter | None = None,
 ) -> None:
-    """A sender of its own until ``stop`` is set. ``on_state(sender)`` is called every ``state_seconds``."""
-    async with Sender(dsn=dsn, amqp_url=amqp_url, name="outhaul resend", settings=settings, metrics=metrics) as sender:
+    """A sender of its own until ``stop`` is set. ``on_state(sender)`` is called every ``state_seconds``.
+
+    Without ``settings`` it leaves the history alone: how long that is kept is said to the senders of the outbox.
+    ``alerter`` (the caller's, to be closed by the caller) tells people of parked rows and outages.
+    """
+    async with Sender(
+        dsn=dsn,
+        amqp_url=amqp_url,
+        name="outhaul resend",
+        settings=settings or SenderSettings(history_days=None),
+        metrics=metrics,
+        alerter=alerter,
+    ) as sender:
         while not stop.is_set():
             on_state(sender)
             try:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import click
 
+from outhaul.alerts import Alerter
 from outhaul.cli import options
 from outhaul.cli.exit_codes import FINDING, UNREACHABLE
 from outhaul.cli.output import clean, write_json
@@ -91,7 +92,8 @@ def resend(
             raise click.UsageError("--watch sends everything and is no single run: leave out the other choices.")
         broker = parts.broker()
         parts.database("outbox")  # a wrong address is told now, not retried for ever
-        asyncio.run(_watch(database, broker, as_json=as_json))
+        with _alerts(parts) as alerter:
+            asyncio.run(_watch(database, broker, alerter, as_json=as_json))
         return
     if dry_run:
         free, held = _count(parts.database("outbox"), request)
@@ -100,9 +102,9 @@ def resend(
         else:
             click.echo(f"{free} rows would be sent; {held} more are held by live senders or put off by them.")
         return
-    result, stopped = asyncio.run(
-        _once(request, database, parts.broker(), run_id=how["run_id"], patience_seconds=how["patience_seconds"])
-    )
+    broker = parts.broker()
+    with _alerts(parts) as alerter:
+        result, stopped = asyncio.run(_once(request, database, broker, alerter, **how))
     _write(result, as_json=as_json)
     if result.outage and not stopped:
         ctx.exit(UNREACHABLE)
@@ -131,6 +133,7 @@ async def _once(
     request: ResendRequest,
     database: DatabaseSettings,
     broker: BrokerSettings,
+    alerter: Alerter,
     *,
     run_id: str | None,
     patience_seconds: float,
@@ -144,12 +147,13 @@ async def _once(
             run_id=run_id,
             patience_seconds=patience_seconds,
             stop=stop,
+            alerter=alerter,
             on_progress=_show_progress,
         )
     return result, stop.is_set()
 
 
-async def _watch(database: DatabaseSettings, broker: BrokerSettings, *, as_json: bool) -> None:
+async def _watch(database: DatabaseSettings, broker: BrokerSettings, alerter: Alerter, *, as_json: bool) -> None:
     stop = asyncio.Event()
     last: dict[str, Any] = {}
 
@@ -168,7 +172,18 @@ async def _watch(database: DatabaseSettings, broker: BrokerSettings, *, as_json:
             click.echo("; ".join([f"{state.sent} sent, {state.parked} parked, broker {state.broker}", *trouble]))
 
     with _stopped_by_signals(stop):
-        await watch(dsn=database, amqp_url=broker, stop=stop, on_state=tell)
+        await watch(dsn=database, amqp_url=broker, stop=stop, on_state=tell, alerter=alerter)
+
+
+@contextmanager
+def _alerts(parts: Parts) -> Iterator[Alerter]:
+    """Rows parked by this run are told as a sender's are; what is still untold at the end is posted then."""
+    name = "OUTHAUL_ALERT_WEBHOOK_URL"
+    alerter = Alerter(parts.environment.text_or_none(name), setting=name)
+    try:
+        yield alerter
+    finally:
+        alerter.close()
 
 
 @contextmanager
