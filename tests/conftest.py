@@ -31,6 +31,10 @@ from support import BrokerUnderTest
 
 MakeDatabase = Callable[..., str]
 
+# Suites kill the server, which loses nothing that the kernel holds; only a machine's crash would, and these databases
+# live as long as the session. Each test makes and drops one, and most of that time would be waiting for the disk.
+WITHOUT_DISK = ("fsync=off", "full_page_writes=off", "checkpoint_flush_after=0", "bgwriter_flush_after=0")
+
 
 def missing(part: str) -> None:
     """A missing part skips on a laptop and fails in CI, where it must not be missing."""
@@ -83,6 +87,7 @@ def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
         log=folder / "postgres.log",
         port=ports.free_port(),
         password=secrets.token_hex(16),
+        extra_settings=WITHOUT_DISK,
     )
     try:
         server.initialise()
