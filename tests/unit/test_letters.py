@@ -84,7 +84,8 @@ def test_a_redriven_message_carries_its_origin_and_no_failure() -> None:
     before = deadletter.Letter(
         reason="crashed", error="x", failed=8, exchange="shop.events", routing_key="order.created", consumer="waybill"
     ).headers({"tenant": "north"})
-    after = redriven_headers(letter(headers={**before, "x-death": [{}], "x-delivery-count": 3}), force=False)
+    marks = {"x-death": [{}], "x-delivery-count": 3, "CC": ["elsewhere"]}
+    after = redriven_headers(letter(headers={**before, **marks}), force=False)
     assert after == {
         "tenant": "north",
         deadletter.EXCHANGE: "shop.events",

@@ -39,6 +39,10 @@ BROKER_HEADERS = (
     "x-acquired-count",
 )
 
+# RabbitMQ routes by these as by the routing key: republished, each failure would send further copies to other queues, or
+# to the message's own without a delay.
+ROUTING_HEADERS = ("CC", "BCC")
+
 # The whole header frame must fit into one AMQP frame (128 KiB by default).
 _ERROR_CHARACTERS = 500
 _MOST_FAILURES = 1_000_000
@@ -82,7 +86,7 @@ class Letter:
     consumer: str = ""
 
     def headers(self, original: Mapping[str, Any]) -> dict[str, Any]:
-        """The message's headers with this letter in them, and without the broker's own."""
+        """The message's headers with this letter in them, and without those that the broker writes or routes by."""
         carried = {name: value for name, value in original.items() if name not in _REPLACED}
         carried[FAILED] = self.failed
         carried[EXCHANGE] = self.exchange
@@ -99,7 +103,7 @@ class Letter:
         return carried
 
 
-_REPLACED = frozenset((*OUTHAUL_HEADERS, *BROKER_HEADERS))
+_REPLACED = frozenset((*OUTHAUL_HEADERS, *BROKER_HEADERS, *ROUTING_HEADERS))
 
 
 def read(headers: Mapping[str, Any], *, exchange: str = "", routing_key: str = "") -> Letter:

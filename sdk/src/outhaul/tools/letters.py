@@ -142,9 +142,16 @@ def is_too_old(letter: DeadLetter, remembered_since: datetime) -> bool:
 def redriven_headers(letter: DeadLetter, *, force: bool) -> dict[str, Any]:
     """The headers of a message that starts anew: its failures and the broker's marks are gone, its origin is kept.
 
+    So are CC and BCC: it goes to one place, and a copy elsewhere was made when it was first published.
+
     ``force`` lets it past the consumer's age check.
     """
-    gone = {*deadletter.OUTHAUL_HEADERS, *deadletter.BROKER_HEADERS, deadletter.FORCE}
+    gone = {
+        *deadletter.OUTHAUL_HEADERS,
+        *deadletter.BROKER_HEADERS,
+        *deadletter.ROUTING_HEADERS,
+        deadletter.FORCE,
+    }
     kept = {name: value for name, value in letter.headers.items() if name not in gone}
     kept[deadletter.EXCHANGE] = letter.letter.exchange
     kept[deadletter.ROUTING_KEY] = letter.letter.routing_key
