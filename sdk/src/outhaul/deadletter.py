@@ -39,8 +39,8 @@ BROKER_HEADERS = (
     "x-acquired-count",
 )
 
-# RabbitMQ routes by these as by the routing key: republished, each failure would send further copies to other queues, or
-# to the message's own without a delay.
+# RabbitMQ routes by these as by the routing key: republished, each failure would send further copies to other queues,
+# or to the message's own without a delay.
 ROUTING_HEADERS = ("CC", "BCC")
 
 # The whole header frame must fit into one AMQP frame (128 KiB by default).

@@ -11,11 +11,13 @@ from typing import Any
 
 from pika.adapters.asyncio_connection import AsyncioConnection
 
+from outhaul.amqp.forgiving import ForgivingConnection
+
 # A write that the socket takes only in part is copied by what is left of it: keep the pieces small enough for that.
 MOST_BYTES_A_WRITE = 256 * 1024
 
 
-class CoalescingConnection(AsyncioConnection):  # type: ignore[misc]  # pika is untyped
+class CoalescingConnection(ForgivingConnection, AsyncioConnection):  # type: ignore[misc]  # pika is untyped
     """As its base, with the adapter's way out (``_adapter_emit_data``) buffered until the turn's end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

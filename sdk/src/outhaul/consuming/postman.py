@@ -17,6 +17,7 @@ from outhaul.amqp.outgoing import Outgoing
 from outhaul.backoff import Backoff
 from outhaul.consuming.delivery import Outcome, Result
 from outhaul.consuming.subscription import Subscription
+from outhaul.deadletter import Reason
 from outhaul.events import CLOUDEVENTS_JSON
 from outhaul.metrics import Metrics
 from outhaul.publisher import Publisher
@@ -74,6 +75,7 @@ class Postman:
             if published is Published.REFUSED:
                 _log.error("message %s cannot be retried: %s", outcome.message_id, why)
                 subscription.reject(outcome.delivery.tag)
+                self._given_up(outcome, Reason.REJECTED)  # as the broker's own dead-lettering will call it
                 return
             if not troubled:
                 troubled = True
@@ -89,12 +91,15 @@ class Postman:
     async def _send_to_dead_letters(self, subscription: Subscription, outcome: Outcome) -> None:
         assert outcome.letter is not None
         published, why = await self._publish(DEAD_LETTER_EXCHANGE, self._queue, outcome)
-        reason = outcome.letter.reason
         if published is Published.CONFIRMED:
             subscription.ack([outcome.delivery.tag])
         else:
             _log.error("%s: %s; the message is left to the broker's own dead-lettering", DEAD_LETTER_EXCHANGE, why)
             subscription.reject(outcome.delivery.tag)
+        self._given_up(outcome, outcome.letter.reason)
+
+    def _given_up(self, outcome: Outcome, reason: str) -> None:
+        """It is a dead letter, ours or the broker's: people are told."""
         self._metrics.dead_letters.inc(reason=reason)
         self._alerter.fire(
             "OuthaulDeadLetter",
@@ -116,11 +121,16 @@ class Postman:
                 routing_key=routing_key,
                 body=delivery.body,
                 # Returns are matched by message id, so a message without one is given one.
-                message_id=delivery.message_id or outcome.message_id or str(uuid4()),
-                type=delivery.type or "",
-                content_type=delivery.content_type or CLOUDEVENTS_JSON,
+                message_id=_text(delivery.message_id) or outcome.message_id or str(uuid4()),
+                type=_text(delivery.type),
+                content_type=_text(delivery.content_type) or CLOUDEVENTS_JSON,
                 headers=letter.headers(delivery.headers),
             ),
             timeout_seconds=self._letter_seconds,
         )
         return settled.outcome, settled.detail
+
+
+def _text(value: object) -> str:
+    """A property of the message, which pika gives as bytes where it is no UTF-8; "" then."""
+    return value if isinstance(value, str) else ""

@@ -19,6 +19,7 @@ import pika
 from pika import exceptions
 
 from outhaul.amqp.broker import abort_connection, describe, unreachable
+from outhaul.amqp.forgiving import ForgivingSelectConnection
 from outhaul.errors import BrokerUnreachable, TopologyError
 from outhaul.settings import BrokerSettings
 from outhaul.tools.letters import DeadLetter, from_delivery
@@ -48,7 +49,8 @@ class DeadLetterQueue:
     def __enter__(self) -> Self:
         """Connect and make sure that the queue exists."""
         with self._trouble():
-            self._connection = pika.BlockingConnection(self._broker.parameters(connection_name="outhaul dlq"))
+            parameters = self._broker.parameters(connection_name="outhaul dlq")
+            self._connection = pika.BlockingConnection(parameters, _impl_class=ForgivingSelectConnection)
         try:
             with self._trouble(), self._deadline("the channel"):
                 self._channel = self._connection.channel()
