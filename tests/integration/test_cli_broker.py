@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from cli_support import answer, outhaul, program
 from letter_support import DLQ, QUEUE, Shop, connected, new_id, rows
@@ -50,6 +51,30 @@ def env(bare: dict[str, str]) -> dict[str, str]:
 def shop(env: dict[str, str], broker: BrokerUnderTest) -> Iterator[Shop]:
     with connected(broker) as found:
         yield found
+
+
+@pytest.fixture
+def durable(postgres_url: str) -> Iterator[None]:
+    """The server waits for its disk, as one of people's does; the suites' own does not otherwise."""
+    with psycopg.connect(postgres_url, autocommit=True) as conn:
+        before = fsync(conn)
+        if before == "off":
+            set_fsync(conn, "on")
+        yield
+        if before == "off":
+            set_fsync(conn, "off")
+
+
+def fsync(conn: psycopg.Connection[Any]) -> str:
+    row = conn.execute("SELECT current_setting('fsync')").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def set_fsync(conn: psycopg.Connection[Any], value: str) -> None:
+    conn.execute(sql.SQL("ALTER SYSTEM SET fsync = {}").format(value))
+    conn.execute("SELECT pg_reload_conf()")
+    poll(lambda: fsync(conn) == value, what=f"fsync {value}")
 
 
 def dsn(env: dict[str, str]) -> str:
@@ -332,12 +357,20 @@ class TestDoctor:
             found.setdefault(finding["check"], set()).add(finding["level"])
         return found
 
+    @pytest.mark.usefixtures("durable")
     def test_a_healthy_system_is_exit_code_0(self, env: dict[str, str]) -> None:
         # Until the broker has made statistics of new queues, nothing is known of them; that is no finding.
         done = outhaul("doctor", **env)
         assert done.exit_code == FINE, done.output
         for check in ("outbox schema", "inbox partitions", "broker alarms", "topology", "dlq"):
             assert check in done.stdout
+
+    def test_a_server_that_does_not_wait_for_its_disk_is_warned_of(
+        self, env: dict[str, str], postgres_url: str
+    ) -> None:
+        with psycopg.connect(postgres_url) as conn:
+            expected = {"warning"} if fsync(conn) == "off" else set()
+        assert self.levels(answer("doctor", **env)).get("outbox durability", set()) == expected
 
     def test_what_is_not_given_is_skipped_and_said_so(self) -> None:
         told = answer("doctor", OUTHAUL_AMPQ_URL="amqp://x")
