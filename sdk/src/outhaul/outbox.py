@@ -22,6 +22,7 @@ from outhaul.context import current_cause
 from outhaul.database import outbox_queries as queries
 from outhaul.errors import TransactionRequired
 from outhaul.message import Message, check_name
+from outhaul.tracing import current_traceparent
 
 _OTHERS = (
     "use add() for a psycopg.Connection, add_async() for a psycopg.AsyncConnection, "
@@ -115,7 +116,7 @@ class Outbox:
             "outbox_content_type": message.content_type,
             "outbox_headers": json.dumps(dict(message.headers)) if message.headers else "{}",
             "outbox_causation_id": message.causation_id or (cause.causation_id if cause else None),
-            "outbox_traceparent": message.traceparent or (cause.traceparent if cause else None),
+            "outbox_traceparent": message.traceparent or current_traceparent(),
             "outbox_lease_token": lease.token if lease else None,
             "outbox_lease_seconds": lease.lease_seconds if lease else 0.0,
         }
@@ -123,7 +124,7 @@ class Outbox:
     def parameters(self, messages: Sequence[Message], lease: Lease | None = None) -> dict[str, Any]:
         """The parameters of INSERT_MANY: a column of values a name."""
         cause = current_cause()
-        causation, trace = (cause.causation_id, cause.traceparent) if cause else (None, None)
+        causation, trace = (cause.causation_id if cause else None), current_traceparent()
         return {
             "exchange": [m.exchange or self.exchange for m in messages],
             "routing_key": [m.routing_key for m in messages],

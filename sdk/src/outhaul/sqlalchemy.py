@@ -18,6 +18,7 @@ from outhaul.context import current_cause
 from outhaul.errors import TransactionRequired
 from outhaul.message import Message
 from outhaul.outbox import Outbox, Recorded
+from outhaul.tracing import current_traceparent
 
 _TABLE = sa.table(
     "outbox",
@@ -64,7 +65,7 @@ def add(target: Session | scoped_session[Any] | sa.Connection, outbox: Outbox, *
             "content_type": message.content_type,
             "headers": dict(message.headers),
             "causation_id": message.causation_id or (cause.causation_id if cause else None),
-            "traceparent": message.traceparent or (cause.traceparent if cause else None),
+            "traceparent": message.traceparent or current_traceparent(),
         }
         statement = _TABLE.insert().values(values).returning(_TABLE.c.message_id, _TABLE.c.seq, _TABLE.c.created_at)
         recorded.append(Recorded(*conn.execute(statement).one()))

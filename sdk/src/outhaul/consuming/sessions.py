@@ -33,6 +33,7 @@ from outhaul.consuming.steps import (
 )
 from outhaul.context import caused_by
 from outhaul.errors import OuthaulError
+from outhaul.tracing import handling
 
 T = TypeVar("T")
 
@@ -154,7 +155,7 @@ class SyncSession:
                 return ran
             watch.begin((event,))
             try:
-                with caused_by(str(event.id), event.traceparent):
+                with caused_by(str(event.id), event.traceparent), handling((event,)):
                     _refuse_coroutine(function, function(event, connection))
             except SystemExit as error:
                 raise HandlerExited(f"handler called sys.exit({error.code!r})") from error
@@ -167,7 +168,8 @@ class SyncSession:
         assert self._connection is not None
         self._watch.begin(step.events)
         try:
-            _refuse_coroutine(step.function, step.function(list(step.events), self._connection))
+            with handling(step.events, batch=True):
+                _refuse_coroutine(step.function, step.function(list(step.events), self._connection))
         except SystemExit as error:
             raise HandlerExited(f"handler called sys.exit({error.code!r})") from error
         finally:
@@ -289,7 +291,7 @@ class AsyncSession:
                 return ran
             watch.begin((event,))
             try:
-                with caused_by(str(event.id), event.traceparent):
+                with caused_by(str(event.id), event.traceparent), handling((event,)):
                     await function(event, connection)
             except SystemExit as error:
                 raise HandlerExited(f"handler called sys.exit({error.code!r})") from error
@@ -302,7 +304,8 @@ class AsyncSession:
         assert self._connection is not None
         self._watch.begin(step.events)
         try:
-            await step.function(list(step.events), self._connection)
+            with handling(step.events, batch=True):
+                await step.function(list(step.events), self._connection)
         except SystemExit as error:
             raise HandlerExited(f"handler called sys.exit({error.code!r})") from error
         finally:
