@@ -26,6 +26,7 @@ STUCK_AFTER_SECONDS: Final = 60.0
 # A sender writes every 10 s; after three that did not come, nobody is there.
 SILENT_SECONDS: Final = 30.0
 LATELY_SECONDS: Final = 300.0
+MEND_ROUTE: Final = "they go out by themselves once the cause is gone; `outhaul topology diff` tells what is missing"
 
 _TROUBLED_ROUTES: Final[LiteralString] = """
 SELECT exchange, routing_key, count(*), max(last_error) FROM outbox
@@ -149,7 +150,7 @@ def _judge_outbox(status: OutboxStatus) -> list[Finding]:
         findings.append(Finding("stuck", Level.OK, f"none; {counts.pending} rows wait"))
     for route in status.troubled_routes:
         text = f"{route.rows} rows to {route.exchange!r} by {route.routing_key!r}: {route.last_error}"
-        findings.append(Finding("route", Level.WARNING, text, "they go out by themselves once the cause is gone"))
+        findings.append(Finding("route", Level.WARNING, text, MEND_ROUTE))
     for reason, rows in status.parked_reasons:
         text = f"{rows} rows: {reason or 'no reason given'}"
         remedy = "mend the cause and `outhaul resend --parked`, or `outhaul discard` with a reason"
