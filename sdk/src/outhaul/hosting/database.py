@@ -136,7 +136,8 @@ class Database:
                 cursor = conn.cursor(binary=True)
                 sent = True
                 await cursor.execute(query, parameters)
-                rows = await cursor.fetchall() if cursor.description else []
+                # Not `description`: it makes an object for every column each time it is asked for.
+                rows = [] if cursor.rownumber is None else await cursor.fetchall()
             finally:
                 if deadline.has_passed():
                     # The cancellation may still be on its way, and must not hit the next statement.

@@ -25,6 +25,34 @@ _PROBLEM: Final = (
 )
 
 
+class _OneWrite:
+    """A transport that writes once a turn of the loop: uvicorn writes head and body apart, a packet each."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """Hold it back until the turn's end, with what is written meanwhile."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Close when everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            data, self._held = b"".join(self._held), []
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Answers 431 to a head beyond 64 KiB; ``close_overdue`` ends connections whose head takes longer than 10 s."""
 
@@ -32,6 +60,11 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.head_since: float | None = time.monotonic()
         self._head_bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """A client came."""
+        one_write: Any = _OneWrite(transport)  # all of a transport, though not by its type
+        super().connection_made(one_write)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and count what belongs to an unfinished head."""
