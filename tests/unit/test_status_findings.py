@@ -89,3 +89,15 @@ def test_what_waits_is_the_queue_and_its_tiers_and_unknown_when_one_is() -> None
     assert Depths(main=depth(ready=2, unacked=4, stuck=1), dead=None, tiers=tiers).waiting == 11
     assert Depths(main=depth(ready=2), dead=None, tiers=(depth("q.retry.5s", None),)).waiting is None
     assert Depths(main=None, dead=None).waiting is None
+
+
+def test_a_sender_that_cannot_send_is_told_with_what_keeps_it() -> None:
+    cut_off = SENDER._replace(state="disconnected: broker at mq:5672: login refused")
+    [finding] = [found for found in judge(outbox=replace(CALM, senders=(cut_off,))) if found.needs_somebody]
+    assert "login refused" in finding.text
+    assert troubled(judge(outbox=replace(CALM, senders=(SENDER, cut_off)))) == {"senders"}
+
+
+def test_a_sender_that_has_just_begun_or_reopens_its_channel_is_fine() -> None:
+    for state in ("starting", "reopening: 404 NOT_FOUND", "connected; 1 broken route(s), first a/b"):
+        assert not troubled(judge(outbox=replace(CALM, senders=(SENDER._replace(state=state),))))

@@ -101,7 +101,8 @@ def _refuse_duplicates(body: bytes) -> None:
 
 
 def _sentence(text: str) -> str:
-    return _shown(text[:1].lower() + text[1:], 300)
+    begin = text if text[:2].isupper() else text[:1].lower() + text[1:]  # "JSON is malformed" stays
+    return _shown(begin, 300)
 
 
 def _shown(text: str, limit: int = 100) -> str:

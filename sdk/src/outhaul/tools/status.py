@@ -26,6 +26,8 @@ STUCK_AFTER_SECONDS: Final = 60.0
 # A sender writes every 10 s; after three that did not come, nobody is there.
 SILENT_SECONDS: Final = 30.0
 LATELY_SECONDS: Final = 300.0
+# How the state begins that a sender writes of itself while nothing keeps it from sending.
+SENDING: Final = ("connected", "reopening", "starting")
 MEND_ROUTE: Final = "they go out by themselves once the cause is gone; `outhaul topology diff` tells what is missing"
 
 _TROUBLED_ROUTES: Final[LiteralString] = """
@@ -136,8 +138,12 @@ def judge(
 def _judge_outbox(status: OutboxStatus) -> list[Finding]:
     counts = status.counts
     findings = []
+    away = [sender for sender in status.senders if not sender.state.startswith(SENDING)]
+    for sender in away:
+        text = f"{sender.name} on {sender.host} sends nothing: {sender.state}"
+        findings.append(Finding("senders", Level.WARNING, text, "the rows wait, and go out once it can send again"))
     if status.senders:
-        findings.append(Finding("senders", Level.OK, f"{len(status.senders)} alive"))
+        findings += [] if away else [Finding("senders", Level.OK, f"{len(status.senders)} alive")]
     elif counts.pending:
         text = f"none alive, and {counts.pending} rows wait"
         findings.append(Finding("senders", Level.PROBLEM, text, "start the producer, or run: outhaul resend --watch"))
