@@ -412,8 +412,18 @@ class TestDoctor:
             conn.execute("INSERT INTO inbox (consumer, message_id, payload_hash) VALUES ('c', %s, 'x')", (new_id(),))
         told = answer("doctor", **env)
         texts = [f["text"] for f in told["findings"] if f["check"] == "inbox partitions"]
-        assert any("there are none" in text for text in texts)
+        assert any("today's is missing" in text for text in texts)
         assert any("1 rows lie in inbox_default" in text for text in texts)
+
+    def test_a_missing_day_is_found_though_later_ones_are_there(self, env: dict[str, str]) -> None:
+        with psycopg.connect(dsn(env), autocommit=True) as conn:
+            names = conn.execute(
+                "SELECT relname FROM pg_class WHERE relname ~ '^inbox_p[0-9]{8}$' ORDER BY 1"
+            ).fetchall()
+            conn.execute(f'DROP TABLE "{names[3][0]}"'.encode())  # yesterday, today, tomorrow, and this one
+        told = answer("doctor", **env)
+        [finding] = [f for f in told["findings"] if f["check"] == "inbox partitions"]
+        assert "that of 2 days from now is missing" in finding["text"]
 
     def test_one_part_that_is_away_hides_none_of_the_others(self, env: dict[str, str]) -> None:
         away = {**env, "OUTHAUL_AMQP_URL": "amqp://127.0.0.1:1/x"}

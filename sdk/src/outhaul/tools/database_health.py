@@ -40,10 +40,13 @@ WHERE database = current_database() AND prepared < clock_timestamp() - make_inte
 _SLOTS: Final[LiteralString] = """
 SELECT slot_name FROM pg_replication_slots
 WHERE NOT active AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL) LIMIT 5"""
-_DAYS_AHEAD: Final[LiteralString] = """
-SELECT max(to_date(right(c.relname, 8), 'YYYYMMDD')) - (clock_timestamp() AT TIME ZONE 'UTC')::date
-FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-WHERE i.inhparent = to_regclass(%(table)s) AND c.relname ~ ('^' || %(table)s || '_p[0-9]{8}$')"""
+# Not the last one there is: a gap before it sends a day's rows into the default partition all the same.
+_FIRST_MISSING_DAY: Final[LiteralString] = """
+SELECT coalesce(min(n), 368) FROM generate_series(0, 367) AS n,
+     (SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date AS today) AS that
+WHERE NOT EXISTS (
+    SELECT FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = to_regclass(%(table)s) AND c.relname = %(table)s || '_p' || to_char(today + n, 'YYYYMMDD'))"""
 _DEAD: Final[LiteralString] = """
 SELECT n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE relid = to_regclass(%s)"""
 _HISTORY: Final = {"outbox": "outbox_sent", "inbox": "inbox"}
@@ -121,17 +124,17 @@ def _horizon(conn: Connection, component: str, seconds: float) -> Iterator[Findi
 
 def _partitions(conn: Connection, component: str, table: str) -> Iterator[Finding]:
     check = f"{component} partitions"
-    row = conn.execute(_DAYS_AHEAD, {"table": table}).fetchone()
-    days = row[0] if row else None
+    row = conn.execute(_FIRST_MISSING_DAY, {"table": table}).fetchone()
+    missing = row[0] if row else 0
     remedy = (
         f"let the {'sender' if component == 'outbox' else 'consumer'}'s role EXECUTE outhaul_make_partitions, or run "
         f"`outhaul schema apply --component {component}` every few days"
     )
-    if days is None or days < FEW_DAYS_AHEAD:
-        ahead = "there are none" if days is None else f"the last one is {days} days ahead"
-        yield Finding(check, Level.WARNING, f"nobody makes partitions of {table}: {ahead}", remedy)
+    if missing <= FEW_DAYS_AHEAD:
+        day = "today's" if missing == 0 else f"that of {missing} day{'s' if missing > 1 else ''} from now"
+        yield Finding(check, Level.WARNING, f"nobody makes partitions of {table}: {day} is missing", remedy)
     else:
-        yield Finding(check, Level.OK, f"{table}: made {days} days ahead")
+        yield Finding(check, Level.OK, f"{table}: made {missing - 1} days ahead")
     counted = conn.execute(
         sql.SQL("SELECT count(*) FROM (SELECT FROM {} LIMIT %s) AS few").format(sql.Identifier(f"{table}_default")),
         (_MOST_COUNTED,),
