@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -45,6 +46,8 @@ def run(
         configure_logging(config.log_level, config.log_format)
         for sentence in config.warnings:
             logging.getLogger("outhaul.settings").warning(sentence)
+        # What is loaded now stays. Walking through it costs 7 to 13 ms a time, in which no order is answered.
+        gc.freeze()
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(serve(config))
     except ConfigurationError as error:
