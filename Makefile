@@ -56,14 +56,22 @@ test: setup ## all tests (TESTS=tests/unit for some), with a PostgreSQL and a Ra
 	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
 	@$(PYTHON) -m pytest $(TESTS)
 
+.PHONY: coverage
+coverage: setup ## all tests, with the lines and branches that none of them reaches
+	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
+	@$(PYTHON) -m pytest $(TESTS) --cov --cov-report=term-missing:skip-covered
+
 .PHONY: lint
-lint: setup ## ruff, mypy strict, import-linter; changes nothing
+lint: setup lint-types ## ruff, mypy strict, import-linter; changes nothing
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check --quiet .
+	@.venv/bin/lint-imports
+
+.PHONY: lint-types
+lint-types:
 	@.venv/bin/mypy sdk/src operator/src functions/order/src functions/waybill/src infra/src local/src tests
 	@MYPYPATH=examples .venv/bin/mypy examples
 	@cd benchmarks && MYPYPATH=. ../.venv/bin/mypy --config-file ../pyproject.toml *.py
-	@.venv/bin/lint-imports
 
 .PHONY: format
 format: setup ## mend what can be mended by itself
