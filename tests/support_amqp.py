@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -58,16 +59,21 @@ class Amqp:
     def take(self, queue: str, count: int, *, seconds: float = 10) -> list[tuple[Any, bytes]]:
         """Exactly that many messages, as (properties, body), taken off the queue."""
         taken: list[tuple[Any, bytes]] = []
-
-        def enough() -> bool:
-            while len(taken) < count:
-                method, properties, body = self._channel.basic_get(queue, auto_ack=True)
-                if method is None:
-                    return False
+        if not count:
+            return taken
+        deadline = time.monotonic() + seconds
+        # Fetched one by one, each is an entry in a quorum queue's log. None is acknowledged before all are here, so
+        # the broker never hands out more than are asked for.
+        self._channel.basic_qos(prefetch_count=count)
+        for method, properties, body in self._channel.consume(queue, inactivity_timeout=0.1):
+            if method is not None:
                 taken.append((properties, body))
-            return True
-
-        poll(enough, seconds=seconds, what=f"{count} messages in {queue}")
+                if len(taken) == count:
+                    self._channel.basic_ack(method.delivery_tag, multiple=True)
+                    break
+            if time.monotonic() >= deadline:
+                raise AssertionError(f"{len(taken)} of {count} messages in {queue} came within {seconds:g} s")
+        self._channel.cancel()
         return taken
 
 
