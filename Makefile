@@ -54,7 +54,7 @@ setup: ## install the workspace with all that tests and lint need
 .PHONY: test
 test: setup ## all tests (TESTS=tests/unit for some), with a PostgreSQL and a RabbitMQ of their own
 	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
-	@$(PYTHON) -m pytest $(TESTS)
+	@$(PYTHON) -m pytest $(TESTS) $(if $(CI),--durations=15)
 
 .PHONY: coverage
 coverage: setup ## all tests, with the lines and branches that none of them reaches
