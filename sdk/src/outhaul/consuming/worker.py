@@ -111,11 +111,11 @@ class Worker:
         """Until every delivery of the batch is decided; True when told to end before that."""
         left = batch
         while left:
-            self._began = time.monotonic()
+            began = self._began = time.monotonic()
             size = len(left)
             left, held = yield from self._inbox.process(left, self._report)
             self._metrics.consumer_batch_size.observe(size)
-            self._metrics.handler_seconds.observe(time.monotonic() - self._began)
+            self._metrics.handler_seconds.observe(time.monotonic() - began)
             if held is not None:
                 if (yield from self._hold(held)):
                     return True
