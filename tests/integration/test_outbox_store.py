@@ -718,3 +718,20 @@ async def test_a_store_whose_connection_was_ended_opens_again(dsn: str) -> None:
         assert not store.is_open
         await store.open()
         assert len(await store.claim(1, LEASE)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "created_at = 'infinity'",
+        "created_at = '-infinity'",
+        "created_at = '20000-01-01'",
+        "created_at = '0044-03-15 BC'",
+        "aggregate_id = repeat('a', 1000000)",
+    ],
+)
+def test_a_row_that_would_fail_a_statement_over_many_is_refused_where_it_is_written(dsn: str, change: str) -> None:
+    """Written by SQL of somebody's own: the claim or the marking of all rows beside it would fail, for ever."""
+    record(dsn)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        query(dsn, f"UPDATE outbox SET {change}")

@@ -12,7 +12,9 @@ AS $$
         'hex')::uuid
 $$;
 
--- Rows not yet confirmed, nothing else: the table stays small whatever the history's size.
+-- Rows not yet confirmed, nothing else: the table stays small whatever the history's size. What a statement over many rows
+-- could not carry is refused here: a time that no program can hold would fail the claim, a name too long for the history's
+-- index the marking, and the rows beside it with them.
 CREATE TABLE outbox (
     message_id   uuid        NOT NULL DEFAULT outhaul_uuidv7(),
     seq          bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
@@ -20,13 +22,14 @@ CREATE TABLE outbox (
     routing_key  text        NOT NULL,
     type         text        NOT NULL,
     source       text        NOT NULL,
-    aggregate_id text        NOT NULL,
+    aggregate_id text        NOT NULL CHECK (octet_length(aggregate_id) <= 1024),
     payload      bytea       NOT NULL,
     content_type text        NOT NULL DEFAULT 'application/json',
     headers      jsonb       NOT NULL DEFAULT '{}',
     causation_id text,
     traceparent  text,
-    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+                 CHECK (created_at >= '1970-01-01 00:00+00' AND created_at < '9999-01-01 00:00+00'),
     available_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lease_token  uuid,
     attempts     integer     NOT NULL DEFAULT 0,
