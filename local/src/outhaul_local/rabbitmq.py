@@ -207,8 +207,7 @@ class RabbitServer:
             (self.folder / name).mkdir(exist_ok=True)
         files = {
             "rabbitmq.conf": self._configuration(),
-            # A dead-letter queue that comes back is tried again after this long, 3 minutes by default.
-            "advanced.config": "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n",
+            "advanced.config": self._advanced_configuration(),
             "enabled_plugins": f"[{','.join(PLUGINS)}].\n",
             # Read instead of /etc/rabbitmq/rabbitmq-env.conf, which may belong to a system broker.
             "rabbitmq-env.conf": "",
@@ -241,6 +240,15 @@ class RabbitServer:
                 "",
             ]
         )
+
+    def _advanced_configuration(self) -> str:
+        settings = {
+            # A dead-letter queue that comes back is tried again after this long, 3 minutes by default.
+            "dead_letter_worker_publisher_confirm_timeout": 5000,
+            # A quorum queue tells its depth and policy by a clock of its own.
+            "quorum_tick_interval": self.statistics_interval_ms,
+        }
+        return "[{rabbit, [" + ", ".join(f"{{{name}, {value}}}" for name, value in settings.items()) + "]}].\n"
 
     def _environment(self) -> dict[str, str]:
         folder = self.folder
