@@ -114,9 +114,9 @@ def test_an_order_to_the_fastapi_application_becomes_a_waybill_of_the_consumer(p
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as api,
         psycopg.connect(places["WAYBILL_DATABASE_URL"], autocommit=True) as waybills,
     ):
-        poll(lambda: answers(api), what="the application")
+        poll(lambda: answers(api), seconds=30, what="the application")
         order_id = api.post("/orders", json={"customer": "Ada", "quantity": 23}).raise_for_status().json()["order_id"]
-        found = poll(lambda: waybills.execute("SELECT order_id::text, parcels FROM waybills").fetchall())
+        found = poll(lambda: waybills.execute("SELECT order_id::text, parcels FROM waybills").fetchall(), seconds=30)
         assert found == [(order_id, 3)]
         poll(lambda: api.get(f"/orders/{order_id}").json()["message"] == "sent", what="the message marked sent")
 

@@ -281,7 +281,7 @@ async def test_what_a_killed_sender_had_taken_is_finished_by_another(outbox_dsn:
     recorded = record(outbox_dsn, *[message(n) for n in range(3000)])
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, outbox_dsn, broker.amqp_url)
     try:
-        await apoll(lambda: depth(broker) > 0)
+        await apoll(lambda: depth(broker) > 0, seconds=30, what="a first message of another process")
     finally:
         process.kill()
         await process.wait()
