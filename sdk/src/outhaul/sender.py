@@ -21,7 +21,7 @@ from outhaul.errors import ConfigurationError, ForkedProcess
 from outhaul.metrics import Metrics
 from outhaul.outbox import Outbox
 from outhaul.sending.engine import Engine, RouteTrouble
-from outhaul.sending.handover import Gathering, HandOverLease, Reservations
+from outhaul.sending.handover import HandOverLease, Reservations
 from outhaul.sending.pump import Setback
 from outhaul.sending.sender_alerts import SenderAlerts
 from outhaul.sending.sender_settings import SenderSettings
@@ -82,7 +82,6 @@ class Sender:
             alerter or Alerter(), sender=name, broker=self._broker.address, database=self._database.address
         )
         self._reservations = Reservations(self.settings.hand_over_rows, self.settings.lease_seconds)
-        self._gathering = Gathering(self._publish)
         self._engine: Engine | None = None
         self._tending: Tending | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,8 +121,6 @@ class Sender:
 
     async def close(self) -> None:
         """Take no more, let what is in flight be confirmed and marked, give back the rest."""
-        if self._pid == os.getpid():
-            self._gathering.end()
         engine, self._engine = self._engine, None
         if engine is None or self._pid != os.getpid():
             return
@@ -148,7 +145,7 @@ class Sender:
         engine = self._engine
         if engine is None or engine.publisher.status != "connected" or engine.marker.is_full:
             return None
-        return self._reservations.reserve(engine.pump.handed + len(self._gathering))
+        return self._reservations.reserve(engine.pump.handed)
 
     def hand_over(self, row: OutboxRow) -> bool:
         """Publish a row recorded with a lease of ``reserve()``, **after** its commit. From any thread.
@@ -180,7 +177,7 @@ class Sender:
             broker=broker.status,
             broker_detail=broker.detail,
             database_detail=engine.work_link.trouble or engine.mark_link.trouble,
-            waiting=engine.pump.waiting + len(self._gathering),
+            waiting=engine.pump.waiting,
             unconfirmed=broker.unconfirmed,
             unmarked=engine.marker.unmarked,
             sent=engine.marker.marked,
@@ -190,14 +187,10 @@ class Sender:
         )
 
     def _accept(self, row: OutboxRow, expires_at: float) -> None:
-        if self._engine is not None:
-            self._gathering.add(row, expires_at, at_once=not self._engine.publisher.unconfirmed)
-
-    def _publish(self, rows: list[tuple[OutboxRow, float]]) -> None:
-        if self._engine is not None:
-            for row, expires_at in rows:
-                self._engine.pump.hand(row, expires_at)
-            self._engine.pump.run()
+        engine = self._engine
+        if engine is not None:
+            engine.pump.hand(row, expires_at)
+            engine.pump.run()
 
     def _wake(self) -> None:
         self._hinted = False

@@ -6,17 +6,10 @@ was unknown, the process died) is free again when its lease ends, and any sender
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
-
-from outhaul.database.outbox_store import OutboxRow
-
-# Long enough that a busy producer's rows meet, short beside what the broker takes to confirm one.
-GATHER_SECONDS = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +55,3 @@ class Reservations:
                 break  # in order of their making, and all leases are of one length
             del self._promised[token]
         return len(self._promised) + waiting < self._most
-
-
-class Gathering:
-    """Rows of one moment, published together: one write, and often one confirm, for all of them.
-
-    ``release`` is called with them in the order of their hand-over. For the loop's thread alone.
-    """
-
-    def __init__(self, release: Callable[[list[tuple[OutboxRow, float]]], None]) -> None:
-        self._release = release
-        self._rows: list[tuple[OutboxRow, float]] = []
-
-    def __len__(self) -> int:
-        """How many wait for the moment to end."""
-        return len(self._rows)
-
-    def add(self, row: OutboxRow, expires_at: float, *, at_once: bool) -> None:
-        """Take a row; ``at_once`` ends the moment: nothing is on its way, so nothing is won by waiting."""
-        self._rows.append((row, expires_at))
-        if at_once:
-            self.end()
-        elif len(self._rows) == 1:
-            asyncio.get_running_loop().call_later(GATHER_SECONDS, self.end)
-
-    def end(self) -> None:
-        """Release what has gathered. Called once more, too early for the next rows, it does them no harm."""
-        rows, self._rows = self._rows, []
-        if rows:
-            self._release(rows)
