@@ -49,6 +49,11 @@ class Amqp:
     def delete_queue(self, name: str) -> None:
         self._channel.queue_delete(name)
 
+    def publish(self, exchange: str, routing_key: str, body: bytes, **properties: Any) -> None:
+        """Persistent, and confirmed as routed."""
+        kept = pika.BasicProperties(delivery_mode=2, **properties)
+        self._channel.basic_publish(exchange, routing_key, body, kept, mandatory=True)
+
     def depth(self, queue: str) -> int:
         count: int = self._channel.queue_declare(queue, passive=True).method.message_count
         return count

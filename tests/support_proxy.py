@@ -1,8 +1,9 @@
-"""A TCP proxy on loopback that fails on command: refuses, resets, or swallows everything without a word."""
+"""A TCP proxy on loopback that fails on command: refuses, resets, delays, cuts in two, or swallows without a word."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import threading
@@ -13,16 +14,23 @@ T = TypeVar("T")
 
 
 class Proxy:
-    """Forwards to ``host:port`` from a port of its own, on a thread of its own."""
+    """Forwards to ``host:port`` from a port of its own, on a thread of its own.
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    With ``others`` each new connection goes to the next of all targets that takes it, as through a balancer.
+    """
+
+    def __init__(self, host: str, port: int, *others: tuple[str, int]) -> None:
+        self._targets = [(host, port), *others]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: asyncio.Event | None = None
+        self._answers: asyncio.Event | None = None
+        self._delay_seconds = 0.0
+        self._close_seconds = 0.0
+        self._bytes_until_cut: int | None = None
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -53,8 +61,26 @@ class Proxy:
         """Keep every connection and pass nothing on, in either direction: a half-open link."""
         self._call(self._pass_on(passing=False))
 
+    def swallow_answers(self) -> None:
+        """Pass on what clients say and hold back what they are answered: it is done, and they never learn of it."""
+        self._call(self._half_open())
+
+    def delay(self, seconds: float) -> None:
+        """Let every piece of every stream wait that long before it is passed on."""
+        self._delay_seconds = seconds
+
+    def close_slowly(self, seconds: float) -> None:
+        """When one side closes, tell the other only that much later."""
+        self._close_seconds = seconds
+
+    def cut_after(self, size_bytes: int) -> None:
+        """Pass that many bytes more, wherever in a frame that ends, and reset every connection."""
+        self._bytes_until_cut = size_bytes
+
     def heal(self) -> None:
-        """Pass on again, what was held back too."""
+        """Pass on again, at once, what was held back too. What was stopped stays so: see :meth:`start`."""
+        self._delay_seconds = self._close_seconds = 0.0
+        self._bytes_until_cut = None
         self._call(self._pass_on(passing=True))
 
     def reset(self) -> None:
@@ -66,8 +92,9 @@ class Proxy:
 
     async def _start(self) -> None:
         if self._open is None:
-            self._open = asyncio.Event()
+            self._open, self._answers = asyncio.Event(), asyncio.Event()
             self._open.set()
+            self._answers.set()
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -86,11 +113,16 @@ class Proxy:
             writer.transport.abort()
 
     async def _pass_on(self, *, passing: bool) -> None:
-        if self._open is not None:
-            if passing:
-                self._open.set()
-            else:
-                self._open.clear()
+        for gate in (self._open, self._answers):
+            if gate is not None:
+                if passing:
+                    gate.set()
+                else:
+                    gate.clear()
+
+    async def _half_open(self) -> None:
+        if self._answers is not None:
+            self._answers.clear()
 
     async def _end(self) -> None:
         await self._pass_on(passing=True)
@@ -103,19 +135,23 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
-        try:
-            upstream_reader, upstream = await asyncio.open_connection(*self._target)
-        except OSError:
+        connected = await self._connect()
+        if connected is None:
             writer.close()
             self._writers.discard(writer)
             return
+        upstream_reader, upstream = connected
         self._writers.add(upstream)
+        assert self._open is not None
+        assert self._answers is not None
         pumps = [
-            self._loop.create_task(self._pump(reader, upstream)),
-            self._loop.create_task(self._pump(upstream_reader, writer)),
+            self._loop.create_task(self._pump(reader, upstream, self._open)),
+            self._loop.create_task(self._pump(upstream_reader, writer, self._answers)),
         ]
         self._tasks.update(pumps)
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        if self._close_seconds:
+            await asyncio.sleep(self._close_seconds)
         for each in (writer, upstream):
             each.close()
             self._writers.discard(each)
@@ -124,11 +160,28 @@ class Proxy:
         await asyncio.gather(*pumps, return_exceptions=True)
         self._tasks.difference_update(pumps)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._open is not None
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        for _ in range(len(self._targets)):
+            self._targets.append(self._targets.pop(0))
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*self._targets[-1])
+        return None
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         try:
             while data := await reader.read(65536):
-                await self._open.wait()
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
+                await gate.wait()
+                if self._bytes_until_cut is not None:
+                    self._bytes_until_cut -= len(data)
+                    if self._bytes_until_cut <= 0:
+                        # What is still owed, so that the stream ends within a frame.
+                        writer.write(data[: len(data) + self._bytes_until_cut])
+                        await writer.drain()
+                        self._bytes_until_cut = None
+                        await self._reset()
+                        return
                 writer.write(data)
                 await writer.drain()
         except OSError:

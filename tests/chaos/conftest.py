@@ -1,0 +1,120 @@
+"""The servers under chaos, the system over them, and the report of a run.
+
+``CHAOS_SEED`` replays a run's random choices; ``CHAOS_REPORT`` names a JSON file to write.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chaos.cluster import Cluster
+from chaos.servers import Servers, rabbit_server, start_postgres
+from chaos.system import System, assembled
+from conftest import missing
+from outhaul.broker_admin.topology_apply import apply
+from outhaul_local.failure import LocalFailure
+from outhaul_local.rabbitmq import find_binary
+from outhaul_local.tether import Tether
+from outhaul_waybill.topology import TOPOLOGY
+
+SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
+_rows: dict[str, dict[str, object]] = {}
+
+
+@pytest.fixture(scope="session")
+def servers(servers_folder: Path, tether: Tether) -> Iterator[Servers]:
+    """Own servers: they are stopped, filled and locked here."""
+    binary = find_binary(os.environ.get("OUTHAUL_RABBITMQ_SERVER"))
+    if binary is None:
+        missing("rabbitmq-server")
+        return
+    broker = rabbit_server(binary, servers_folder)
+    try:
+        broker.launch()
+        order, waybill = (start_postgres(servers_folder, f"chaos-{name}") for name in ("order", "waybill"))
+        broker.await_ready()
+    except LocalFailure as error:
+        missing(f"a server ({error})")
+        return
+    made = Servers(order, waybill, broker, tether)
+    made.hold()
+    yield made
+    broker.stop(keep_data=False)
+    order.stop()
+    waybill.stop()
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """This scenario's own random choices, the same for the same seed."""
+    return random.Random(f"{SEED} {request.node.name}")
+
+
+@pytest.fixture
+def system(servers: Servers, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest) -> Iterator[System]:
+    """Databases, queues and proxies of this scenario's own, no function started yet."""
+    with servers.virtual_host() as broker:
+        apply(TOPOLOGY, broker.amqp_url, broker.management_url)
+        with assembled(servers.databases(), broker, tmp_path, servers.tether, rng) as made:
+            yield made
+    _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+
+
+@pytest.fixture(scope="session")
+def cluster(servers_folder: Path, tether: Tether) -> Iterator[Cluster]:
+    """Three nodes, all running at first."""
+    binary = find_binary(os.environ.get("OUTHAUL_RABBITMQ_SERVER"))
+    if binary is None:
+        missing("rabbitmq-server")
+        return
+    made = Cluster.form(binary, servers_folder, tether)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def clustered(
+    cluster: Cluster, servers: Servers, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest
+) -> Iterator[System]:
+    """As ``system``, over the cluster."""
+    cluster.mend()
+    with cluster.virtual_host() as broker:
+        apply(TOPOLOGY, broker.amqp_url, broker.management_url)
+        others = cluster.addresses()[1:]
+        with assembled(servers.databases(), broker, tmp_path, servers.tether, rng, more_nodes=others) as made:
+            yield made
+    _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if "chaos/" in report.nodeid and (report.when == "call" or report.outcome != "passed"):
+        row = _rows.setdefault(report.nodeid, {})
+        row.update(outcome=report.outcome, seconds=round(report.duration, 1))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    scenarios = {name: row for name, row in _rows.items() if row.get("verdict")}
+    if not scenarios:
+        return
+    terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
+    columns = ("attempted", "acknowledged", "recovered", "parked", "dead_lettered", "backlog", "drain_seconds")
+    lists = ("lost", "duplicated", "unexpected")
+    terminalreporter.write_line(" ".join(f"{name[:9]:>9}" for name in (*columns, *lists)) + "  scenario")
+    for name, row in scenarios.items():
+        verdict = row["verdict"]
+        assert isinstance(verdict, dict)
+        figures = [*(str(verdict[each]) for each in columns), *(str(len(verdict[each])) for each in lists)]
+        terminalreporter.write_line(" ".join(f"{each:>9}" for each in figures) + f"  {name.rpartition('::')[2]}")
+    path = os.environ.get("CHAOS_REPORT")
+    if path:
+        facts = {"seed": SEED, "machine": platform.platform(), "cpus": os.cpu_count(), "scenarios": _rows}
+        Path(path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        terminalreporter.write_line(f"written to {path}")

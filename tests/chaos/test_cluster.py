@@ -1,0 +1,89 @@
+"""A cluster of three nodes that loses some of them. Each run ends with the ledger's verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.cluster import TICK_SECONDS, Cluster
+from chaos.system import System, lasts
+from outhaul_waybill.topology import QUEUE
+from support import poll
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+
+def test_the_queues_leader_killed_again_and_again_costs_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start(waybills=2)
+    with clustered.load() as load:
+        for _ in range(2):
+            load.more(60)
+            leader = cluster.leader(clustered.broker, QUEUE)
+            cluster.kill(leader)
+            clustered.wait_made(clustered.made() + 30)
+            cluster.mend()
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+def test_without_a_quorum_orders_are_taken_and_sent_when_it_is_back(clustered: System, cluster: Cluster) -> None:
+    clustered.start()
+    with clustered.load() as load:
+        load.more(60)
+        leader = cluster.leader(clustered.broker, QUEUE)
+        follower = cluster.others(leader)[0]
+        cluster.kill(leader, follower)
+        load.more(60)
+        poll(lambda: clustered.pending() >= 50, seconds=30, what="orders that wait")
+        cluster.mend()
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+def test_a_node_that_stands_still_costs_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start()
+    with clustered.load() as load:
+        load.more(60)
+        leader = cluster.leader(clustered.broker, QUEUE)
+        cluster.freeze(leader)
+        load.more(60)
+        lasts(2.5 * TICK_SECONDS)
+        cluster.thaw(leader)
+        load.more(60)
+        cluster.mend()
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+def test_the_whole_cluster_killed_and_started_costs_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start()
+    with clustered.load() as load:
+        load.more(60)
+        cluster.kill(*cluster.nodes)
+        load.more(60)
+        cluster.mend()
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+@pytest.mark.parametrize(
+    ("alarm", "cure"),
+    [
+        (("set_vm_memory_high_watermark", "absolute", "1MB"), ("set_vm_memory_high_watermark", "0.4")),
+        (("set_disk_free_limit", "1000TB"), ("set_disk_free_limit", "50MB")),
+    ],
+    ids=["memory", "disk"],
+)
+def test_an_alarm_on_every_node_stops_nobody_from_ordering(
+    alarm: tuple[str, ...], cure: tuple[str, ...], clustered: System, cluster: Cluster
+) -> None:
+    clustered.start()
+    with clustered.load() as load:
+        load.more(40)
+        cluster.rabbitmqctl(*alarm)
+        try:
+            load.more(150)
+            assert clustered.pending() > 0
+        finally:
+            cluster.rabbitmqctl(*cure)
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0

@@ -1,0 +1,157 @@
+"""Databases that are away, restarted, full up, read-only or locked. Each run ends with the ledger's verdict."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+import psycopg
+import pytest
+
+from chaos.servers import Servers
+from chaos.system import System, count, lasts
+from support import poll
+
+pytestmark = pytest.mark.chaos
+
+
+def exhaust(taken: ExitStack, dsn: str, most: int) -> str:
+    """Connect until the server refuses; how it refused."""
+    for _ in range(most + 1):
+        try:
+            taken.enter_context(psycopg.connect(dsn))
+        except psycopg.OperationalError as error:
+            return str(error)
+    return ""
+
+
+@pytest.mark.chaos_quick
+def test_the_consumers_database_away_spends_no_attempt_and_loses_nothing(system: System, servers: Servers) -> None:
+    system.start()
+    with system.load() as load:
+        load.more(30)
+        servers.waybill.stop()
+        load.more(150)
+        lasts(3)
+        servers.waybill.start()
+        servers.hold()
+        system.settle(load.finish())
+    assert count(system.waybill_dsn, "SELECT count(*) FROM deliveries") == 0
+
+
+@pytest.mark.chaos_quick
+def test_the_producers_database_killed_in_the_middle_of_orders_doubles_and_loses_none(
+    system: System, servers: Servers
+) -> None:
+    system.start()
+    with system.load() as load:
+        for _ in range(2):
+            load.more(40)
+            assert servers.order.process is not None
+            # The postmaster's own: its children notice and end, and nothing is written in order.
+            servers.order.process.signal(signal.SIGKILL)
+            poll(lambda: not servers.order.alive(), what="the server's end")
+            servers.order.start()
+            servers.hold()
+        load.more(20)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
+
+
+def test_a_database_restarted_in_order_again_and_again_costs_no_order(system: System, servers: Servers) -> None:
+    system.start()
+    with system.load() as load:
+        for server in (servers.order, servers.waybill) * 2:
+            load.more(30)
+            server.stop()
+            server.start()
+            servers.hold()
+        load.more(20)
+        system.settle(load.finish())
+
+
+def test_a_read_only_producers_database_refuses_and_publishes_nothing_of_it(system: System) -> None:
+    system.start()
+    name = system.order_dsn.rpartition("/")[2]
+    with system.load() as load:
+        load.more(30)
+        with psycopg.connect(system.order_dsn, autocommit=True) as conn:
+            conn.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        before = system.committed()
+        lasts(4)
+        assert system.committed() - before <= 1, "what was committed while sessions were ended"
+        with psycopg.connect(system.order_dsn, autocommit=True) as conn:
+            conn.execute("SET default_transaction_read_only = off")
+            conn.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        load.more(30)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
+
+
+def test_connection_slots_exhausted_cost_no_order(system: System, servers: Servers) -> None:
+    system.start()
+    with system.load() as load:
+        load.more(30)
+        for server, dsn in ((servers.order, system.order_dsn), (servers.waybill, system.waybill_dsn)):
+            with ExitStack() as taken, psycopg.connect(dsn, autocommit=True) as own:
+                own.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                assert exhaust(taken, dsn, server.max_connections)
+                lasts(4)
+            load.more(20)
+        system.settle(load.finish())
+
+
+@pytest.mark.parametrize("table", ["outbox", "orders", "outbox_sent"])
+def test_a_lock_held_on_a_producers_table_costs_no_order(table: str, system: System) -> None:
+    system.start()
+    with system.load() as load:
+        load.more(30)
+        with psycopg.connect(system.order_dsn) as conn:
+            conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+            lasts(8)
+        load.more(30)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
+
+
+@pytest.mark.parametrize("table", ["inbox", "waybills", "deliveries"])
+def test_a_lock_held_on_a_consumers_table_spends_no_attempt(table: str, system: System) -> None:
+    system.start()
+    with system.load() as load:
+        load.more(30)
+        with psycopg.connect(system.waybill_dsn) as conn:
+            conn.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+            lasts(8)
+        load.more(30)
+        system.settle(load.finish())
+
+
+def test_missing_history_partitions_stop_neither_marking_nor_consuming(system: System) -> None:
+    system.start()
+    with system.load() as load:
+        load.more(20)
+        for dsn, table in ((system.order_dsn, "outbox_sent"), (system.waybill_dsn, "inbox")):
+            with psycopg.connect(dsn) as conn:
+                children = conn.execute(
+                    "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass "
+                    "AND inhrelid::regclass::text NOT LIKE '%%default'",
+                    (table,),
+                ).fetchall()
+                for (child,) in children:
+                    conn.execute(f"ALTER TABLE {table} DETACH PARTITION {child}".encode())
+            assert children
+        load.more(50)
+        system.settle(load.finish())
+        assert count(system.order_dsn, "SELECT count(*) FROM outbox_sent_default") > 0
+        assert count(system.waybill_dsn, "SELECT count(*) FROM inbox_default") > 0

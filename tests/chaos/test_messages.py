@@ -1,0 +1,82 @@
+"""Messages that are poison to their handler, malformed, or there twice. Each run ends with the ledger's verdict."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from chaos.ledger import Told
+from chaos.load import Load
+from chaos.system import System
+from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY
+from support_amqp import Amqp
+
+pytestmark = pytest.mark.chaos
+
+POISONED = "chaos.poisoned_waybill"
+SETTINGS = {
+    "OUTHAUL_CONSUMER_MAX_ATTEMPTS": "2",
+    "OUTHAUL_CONSUMER_MAX_CRASHES": "2",
+    "OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "1s",
+}
+MALFORMED = {
+    "not-json": b"{",
+    "empty": b"",
+    "a-number": b"5",
+    "no-type": b'{"specversion": "1.0", "id": "x", "source": "s"}',
+    "bytes": b"\x00\xff\xfe",
+}
+
+
+def place_poison(system: System, kind: str, told: Told) -> None:
+    """One order that is poison, told of in the ledger as any other."""
+    with Load([function.url for function in system.orders], rate=60, prefix=kind) as load:
+        load.more(1)
+        poison = load.finish()
+    told.attempted |= poison.attempted
+    told.acknowledged.update(poison.acknowledged)
+    told.unknown.update(poison.unknown)
+
+
+@pytest.mark.parametrize("kind", ["raise", pytest.param("kill", marks=pytest.mark.chaos_quick), "hang"])
+def test_poison_is_dead_lettered_alone_and_takes_no_innocent_with_it(kind: str, system: System) -> None:
+    system.start(waybill_settings=SETTINGS, waybill_module=POISONED)
+    with system.waybills[0].supervised() as codes, system.load(rate=30) as load:
+        load.more(20)
+        place_poison(system, kind, load.told)
+        poison = sum(key.startswith(kind) for key in load.told.acknowledged)
+        assert poison
+        load.more(20)
+        told = load.finish()
+        system.settle(told, letters=poison, seconds=110)
+    assert bool(codes) == (kind != "raise")
+
+
+@pytest.mark.chaos_quick
+def test_malformed_messages_become_dead_letters_and_hold_nobody_up(system: System) -> None:
+    system.start(waybills=2)
+    with Amqp(system.broker) as amqp, system.load() as load:
+        for name, body in MALFORMED.items():
+            load.more(5)
+            load.told.injected.add(name)
+            amqp.publish(EXCHANGE, ROUTING_KEY, body, message_id=name)
+        system.settle(load.finish(), letters=len(MALFORMED))
+
+
+def test_every_message_delivered_twice_takes_effect_once(system: System) -> None:
+    """A second queue on the same route feeds a second copy of each message to the first."""
+    system.start(waybills=2)
+    copies = f"copies-{uuid.uuid4()}"
+    with Amqp(system.broker) as amqp, system.load() as load:
+        amqp.queue(
+            copies,
+            (EXCHANGE, ROUTING_KEY),
+            x_message_ttl=300,
+            x_dead_letter_exchange="outhaul.retry",
+            x_dead_letter_routing_key=QUEUE,
+            x_dead_letter_strategy="at-least-once",
+            x_overflow="reject-publish",
+        )
+        load.more(200)
+        system.settle(load.finish())
