@@ -18,7 +18,10 @@ class Rig:
         self.events: list[Any] = []
         params = SimpleNamespace(frame_max=131_072)
         self.pika = SimpleNamespace(
-            is_open=True, channel_number=1, connection=SimpleNamespace(params=params, emit=self.sent.append)
+            is_open=True,
+            channel_number=1,
+            connection=SimpleNamespace(params=params, emit=self.sent.append),
+            close=lambda: self.events.append("closed"),
         )
         self.channel = ConfirmChannel(
             self.pika,
@@ -55,7 +58,20 @@ def test_a_multiple_nack_is_told_of_each() -> None:
     rig = Rig()
     rig.publish("a", "b")
     rig.nack(2, multiple=True)
-    assert [(each.key, each.outcome) for each in rig.events] == [("a", Outcome.NACKED), ("b", Outcome.NACKED)]
+    settled = [each for each in rig.events if isinstance(each, Settled)]
+    assert [(each.key, each.outcome) for each in settled] == [("a", Outcome.NACKED), ("b", Outcome.NACKED)]
+
+
+def test_a_channel_that_was_nacked_ends_once_nothing_is_in_flight_and_before_anybody_is_told() -> None:
+    rig = Rig()
+    rig.publish("a", "b", "c")
+    rig.nack(2)
+    assert len(rig.events) == 1, "others are in flight"
+    rig.ack(1)
+    rig.ack(3)
+    assert rig.events[1:] == [("confirmed", ["a"]), ("ended", True, ""), "closed", ("confirmed", ["c"])]
+    rig.channel.end(closed(404))
+    assert len(rig.events) == 5, "it ends once"
 
 
 def test_a_message_alone_in_flight_is_the_cause_of_its_channels_end() -> None:

@@ -2,6 +2,10 @@
 
 When it ends, everything pending is unknown, with one exception: a message that was **alone** in flight when the
 broker closed the channel is the cause of that. A new channel is a new object.
+
+A channel that was nacked is not used again once nothing is in flight on it. Where a quorum queue elects its leader
+while a channel publishes to it for the first time, RabbitMQ 3.10 nacks on that channel for ever, and takes messages on
+any other at once.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ class ConfirmChannel:
 
     ``on_confirmed(keys)`` and ``on_settled(outcomes)`` are called in batches, as the broker answers;
     ``on_ended(answered, why)`` once, just before what is pending settles for the last time: ``answered`` tells whether
-    the broker ever settled anything on this channel, so that a caller can tell a bad message from a bad connection.
+    the broker ever settled anything on this channel, so that a caller can tell a bad message from a bad connection;
+    ``why`` is "" for a channel that is only to be replaced.
     """
 
     __slots__ = (
@@ -42,6 +47,7 @@ class ConfirmChannel:
         "_emit",
         "_ended",
         "_frames",
+        "_nacked",
         "_on_confirmed",
         "_on_ended",
         "_on_latency",
@@ -68,6 +74,7 @@ class ConfirmChannel:
         self._on_ended = on_ended
         self._on_latency = on_latency
         self._answered = False
+        self._nacked = False
         self._answered_at = -math.inf
         self._ended = False
 
@@ -176,6 +183,7 @@ class ConfirmChannel:
         if isinstance(method, spec.Basic.Ack):
             self._on_latency(window.age_of(method.delivery_tag, self._answered_at))
             confirmed, unroutable = window.ack(method.delivery_tag, multiple=method.multiple)
+            self._retire_if_nacked()
             if confirmed:
                 self._on_confirmed([each.key for each in confirmed])
             if unroutable:
@@ -183,8 +191,19 @@ class ConfirmChannel:
             return
         nacked = window.nack(method.delivery_tag, multiple=method.multiple)
         if nacked:
+            self._nacked = True
+            self._retire_if_nacked()
             why = "nacked by the broker: a queue is full or has no majority"
             self._on_settled([Settled(each.key, Outcome.NACKED, why) for each in nacked])
+
+    def _retire_if_nacked(self) -> None:
+        """End it with nothing pending. Before anybody is told of outcomes: whoever is may publish at once."""
+        if self._nacked and not self.window:
+            self._ended = True
+            self.window.close()
+            self._on_ended(True, "")
+            if self._channel.is_open:
+                self._channel.close()
 
     def _returned(self, _: object, method: Any, properties: Any, __: object) -> None:
         if not self._ended and properties.message_id is not None:

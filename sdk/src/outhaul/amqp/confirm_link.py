@@ -191,7 +191,7 @@ class ConfirmLink:
         self._metrics.connected.set(0, role="publisher")
         if answered:
             self._backoff.reset()
-        if not self._closing.is_set():
+        if why and not self._closing.is_set():
             self._report(why)
         self._ended.set()
         self._on_change()
