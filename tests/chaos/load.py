@@ -27,10 +27,11 @@ class Load:
     over all clients; a client that waits for an answer places no other order, so an outage slows the load down.
     """
 
-    def __init__(self, urls: Sequence[str], *, rate: float = 60, prefix: str = "order") -> None:
+    def __init__(self, urls: Sequence[str], *, rate: float = 60, prefix: str = "order", clients: int = CLIENTS) -> None:
         self.told = Told()
         self._urls = itertools.cycle(urls)
-        self._pause_seconds = CLIENTS / rate
+        self._clients = clients
+        self._pause_seconds = clients / rate
         self._prefix = prefix
         self._numbers = itertools.count()
         self._enough = threading.Event()
@@ -70,9 +71,9 @@ class Load:
         return self.told
 
     async def _run(self) -> None:
-        limits = httpx.Limits(max_connections=2 * CLIENTS)
+        limits = httpx.Limits(max_connections=2 * self._clients)
         async with httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False, limits=limits) as http:
-            await asyncio.gather(*(self._client(http) for _ in range(CLIENTS)))
+            await asyncio.gather(*(self._client(http) for _ in range(self._clients)))
 
     async def _client(self, http: httpx.AsyncClient) -> None:
         while not self._enough.is_set():

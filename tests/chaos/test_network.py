@@ -73,7 +73,6 @@ def test_a_link_that_closes_slowly_costs_no_order(system: System) -> None:
         system.settle(load.finish())
 
 
-@pytest.mark.chaos_quick
 def test_streams_cut_in_the_middle_of_a_frame_cost_no_order(system: System) -> None:
     system.start()
     with system.load() as load:

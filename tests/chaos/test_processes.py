@@ -76,11 +76,10 @@ def test_a_consumer_that_stands_still_is_replaced_by_another_and_doubles_nothing
         system.settle(load.finish())
 
 
-@pytest.mark.chaos_quick
 def test_rolling_restarts_under_load_dead_letter_nothing(system: System) -> None:
     system.start(orders=2, waybills=2)
     with system.load() as load:
-        for _ in range(1):
+        for _ in range(3):
             for function in system.functions:
                 load.more(5)
                 function.restart(kill=False)
