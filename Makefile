@@ -61,6 +61,11 @@ coverage: setup ## all tests, with the lines and branches that none of them reac
 	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
 	@$(PYTHON) -m pytest $(TESTS) --cov --cov-report=term-missing:skip-covered
 
+.PHONY: chaos
+chaos: setup ## every fault made for real, the ledger's verdict on each (SEED=... replays, TESTS=tests/chaos/test_x.py)
+	@$(LOCAL) install || echo "Without RabbitMQ every scenario is skipped."
+	@CHAOS_SEED="$(SEED)" CHAOS_REPORT=chaos-report.json $(PYTHON) -m pytest -m chaos $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/chaos)
+
 .PHONY: lint
 lint: setup lint-types ## ruff, mypy strict, import-linter; changes nothing
 	@.venv/bin/ruff check .
