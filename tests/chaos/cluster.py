@@ -7,14 +7,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from chaos.servers import make_virtual_host, rabbitmqctl
+from chaos.servers import kill, make_virtual_host, rabbitmqctl
 from outhaul_local import ports
 from outhaul_local.rabbitmq import BrokerPorts, RabbitServer, broker_version
 from outhaul_local.tether import Tether, kill_port_mapper
@@ -91,9 +90,7 @@ class Cluster:
     def kill(self, *nodes: Node) -> None:
         """SIGKILL to all of them."""
         for node in nodes:
-            self._signal(node, signal.SIGKILL)
-        for node in nodes:
-            poll(partial(_has_ended, node), what=f"the end of {node.node}")
+            kill(node)
 
     def freeze(self, node: Node) -> None:
         """SIGSTOP."""
@@ -110,7 +107,8 @@ class Cluster:
             if not node.alive():
                 self.start(node)
         for node in self.nodes:
-            node.await_ready()
+            # Not await_ready(): where that gives up it ends the port mapper, which is everybody's here.
+            poll(node._answers, seconds=120, what=f"an answer of {node.node}")
         poll(lambda: self._running() == SIZE, seconds=60, what="a cluster of three")
 
     def leader(self, broker: BrokerUnderTest, queue: str) -> Node:
@@ -156,7 +154,7 @@ class Cluster:
 
     def _ask(self, path: str) -> Any:
         node = next(each for each in self.nodes if each.alive())
-        return httpx.get(f"{node.management_url()}{path}", timeout=10, trust_env=False).raise_for_status().json()
+        return httpx.get(f"{node.management_url()}{path}", timeout=30, trust_env=False).raise_for_status().json()
 
     def _signal(self, node: Node, number: signal.Signals) -> None:
         if node.process is not None:
@@ -166,7 +164,3 @@ class Cluster:
 def _ports(epmd: int) -> BrokerPorts:
     amqp, management, prometheus, distribution = ports.free_ports(4)
     return BrokerPorts(amqp, management, prometheus, distribution, epmd)
-
-
-def _has_ended(node: Node) -> bool:
-    return not node.alive()

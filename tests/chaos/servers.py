@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,13 @@ def make_virtual_host(api: httpx.Client, name: str, user: str) -> None:
     """A virtual host that ``user`` may do everything in."""
     api.put(f"/api/vhosts/{name}", json={"default_queue_type": "classic"}).raise_for_status()
     api.put(f"/api/permissions/{name}/{quote(user, safe='')}", json=EVERYTHING).raise_for_status()
+
+
+def kill(server: PostgresServer | RabbitServer) -> None:
+    """SIGKILL, and wait for its end: a handle dropped before that is a warning."""
+    assert server._spawned is not None
+    server._spawned.ref.signal(signal.SIGKILL)
+    server._spawned.handle.wait(10)
 
 
 def start_postgres(folder: Path, name: str) -> PostgresServer:

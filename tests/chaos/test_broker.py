@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from chaos.servers import EVERYTHING, Servers
+from chaos.servers import EVERYTHING, Servers, kill
 from chaos.system import System, lasts
 from outhaul.broker_admin.topology_apply import apply
 from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY, TOPOLOGY
@@ -129,9 +128,7 @@ def test_a_broker_killed_and_restarted_under_load_costs_no_order(system: System,
     system.start()
     with system.load() as load:
         load.more(50)
-        assert servers.broker.process is not None
-        servers.broker.process.signal(signal.SIGKILL)
-        poll(lambda: not servers.broker.alive(), what="the broker's end")
+        kill(servers.broker)
         load.more(50)
         servers.broker.start()
         servers.hold()

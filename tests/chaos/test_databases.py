@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import ExitStack
 
 import psycopg
 import pytest
 
-from chaos.servers import Servers
+from chaos.servers import Servers, kill
 from chaos.system import System, count, lasts
-from support import poll
 
 pytestmark = pytest.mark.chaos
 
@@ -47,10 +45,8 @@ def test_the_producers_database_killed_in_the_middle_of_orders_doubles_and_loses
     with system.load() as load:
         for _ in range(2):
             load.more(40)
-            assert servers.order.process is not None
             # The postmaster's own: its children notice and end, and nothing is written in order.
-            servers.order.process.signal(signal.SIGKILL)
-            poll(lambda: not servers.order.alive(), what="the server's end")
+            kill(servers.order)
             servers.order.start()
             servers.hold()
         load.more(20)
