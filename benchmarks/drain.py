@@ -38,10 +38,10 @@ def declare(parts: Servers) -> None:
     apply(topology, broker(parts), ManagementSettings.parse(parts.management_url))
 
 
-def purge(parts: Servers) -> None:
+def purge(parts: Servers, queue: str = QUEUE) -> None:
     """Empty the queue between rounds."""
     with pika.BlockingConnection(pika.URLParameters(parts.amqp_url)) as connection:
-        connection.channel().queue_purge(QUEUE)
+        connection.channel().queue_purge(queue)
 
 
 def fill(url: str, count: int) -> None:

@@ -5,12 +5,13 @@ The measured function publishes what it takes, in the same process; the queue it
 
 from __future__ import annotations
 
+from drain import purge
 from load import process, saturate
 from parts import Figure, Servers, broker
 
 from outhaul.broker_admin.topology_apply import apply
 from outhaul.settings import ManagementSettings
-from outhaul_waybill.topology import TOPOLOGY
+from outhaul_waybill.topology import QUEUE, TOPOLOGY
 
 SECONDS = 10
 
@@ -32,4 +33,5 @@ def run(parts: Servers, *, quick: bool) -> list[Figure]:
             with process(command, environment) as (_, port):
                 saturate(port, seconds=1)  # warm: pool, prepared statements
                 into.append(saturate(port, seconds=seconds))
+            purge(parts, QUEUE)
     return [figure]

@@ -10,7 +10,7 @@ import consume
 import drain
 import end_to_end
 import orders
-from parts import machine_facts, report, servers
+from parts import Figure, machine_facts, report, servers
 
 BENCHES = {
     "claim": claim.run,
@@ -27,15 +27,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all by default")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rows: a look, not a figure to quote")
     options = parser.parse_args()
-    figures = []
+    figures: list[Figure] = []
     with servers() as parts:
         facts = machine_facts(parts)
-        for name in options.names or BENCHES:
-            began = time.monotonic()
-            print(f"{name} ...", flush=True)
-            figures += BENCHES[name](parts, quick=options.quick)
-            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    report(figures, facts)
+        try:
+            for name in options.names or BENCHES:
+                began = time.monotonic()
+                print(f"{name} ...", flush=True)
+                figures += BENCHES[name](parts, quick=options.quick)
+                print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        finally:
+            # What was measured before one of them failed is measured all the same.
+            report(figures, facts)
 
 
 if __name__ == "__main__":
