@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import psycopg
@@ -29,12 +25,10 @@ from outhaul.events import Event
 from outhaul.settings import DatabaseSettings
 from outhaul.sqlalchemy import add
 from outhaul.topology import consumer_topology
-from outhaul_local import ports
-from outhaul_local.identity import server_identity
-from support import BrokerUnderTest, apoll, poll
+from support import BrokerUnderTest, apoll
+from support_pgbouncer import SERVER_CONNECTIONS, pooled
 
 pytestmark = pytest.mark.needs("pgbouncer")
-SERVER_CONNECTIONS = 3
 
 
 @pytest.fixture(scope="module")
@@ -48,38 +42,8 @@ def direct_dsn(postgres_url: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def pooled_dsn(direct_dsn: str, servers_folder: Path) -> Iterator[str]:
     """The same database through a pgbouncer with a few server connections."""
-    binary = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
-    assert binary is not None
-    parts, port, identity = urlsplit(direct_dsn), ports.free_port(), server_identity()
-    folder = servers_folder / "pgbouncer"
-    folder.mkdir()
-    who = {"user": parts.username, "password": parts.password}
-    login = " ".join(f"{name}='{unquote(text).replace(chr(39), chr(39) * 2)}'" for name, text in who.items() if text)
-    # auth_type any takes any client, and must be told whom to be towards the server.
-    (folder / "pgbouncer.ini").write_text(f"""
-[databases]
-{parts.path[1:]} = host={parts.hostname} port={parts.port} {login}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {SERVER_CONNECTIONS}
-server_round_robin = 1
-""")
-    identity.own(folder)
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [binary, str(folder / "pgbouncer.ini")], stdout=log, stderr=log, cwd=folder, **identity.spawn_as()
-        )
-    try:
-        poll(lambda: process.poll() is not None or ports.is_listening(port), what="pgbouncer listening")
-        assert process.poll() is None, (folder / "log").read_text()
-        yield urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{port}"))
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with pooled(direct_dsn, servers_folder) as dsn:
+        yield dsn
 
 
 @pytest.fixture
