@@ -174,13 +174,7 @@ class OrderStore:
 
     async def not_ready(self) -> str | None:
         """Why orders cannot be taken now; None when they can."""
-        try:
-            has_tables, read_only = (await self._database.fetch(queries.READY, ()))[0]
-        except NotCommitted as error:
-            return error.why
-        if not has_tables:
-            return "the database lacks the tables; run `outhaul schema apply --component order`"
-        return "the database is read-only" if read_only else None
+        return await self._database.not_ready(queries.READY, component="order")
 
     async def forget_expired_keys(self, limit: int) -> int:
         """Delete up to ``limit`` keys that no longer count; returns how many. Raises NotCommitted."""

@@ -34,10 +34,4 @@ class WaybillStore:
 
     async def not_ready(self) -> str | None:
         """Why waybills cannot be made now; None when the database would take them."""
-        try:
-            has_tables, read_only = (await self._database.fetch(queries.READY, ()))[0]
-        except NotCommitted as error:
-            return error.why
-        if not has_tables:
-            return "the database lacks the tables; run `outhaul schema apply --component waybill`"
-        return "the database is read-only" if read_only else None
+        return await self._database.not_ready(queries.READY, component="waybill")

@@ -153,6 +153,19 @@ class Database:
             self._note("")
         return rows
 
+    async def not_ready(self, query: LiteralString, *, component: str) -> str | None:
+        """Why this database cannot do its part now; None when it can.
+
+        ``query`` answers whether the component's tables are there, and whether the database is read-only.
+        """
+        try:
+            has_tables, read_only = (await self.fetch(query, ()))[0]
+        except NotCommitted as error:
+            return error.why
+        if not has_tables:
+            return f"the database lacks the tables; run `outhaul schema apply --component {component}`"
+        return "the database is read-only" if read_only else None
+
     def _note(self, trouble: str, error: psycopg.Error | None = None) -> None:
         """Log an outage when it begins, changes or ends, not once for every request in it."""
         if trouble == self._trouble:
