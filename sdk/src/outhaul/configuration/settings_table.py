@@ -22,6 +22,7 @@ class Setting:
 
 _ALL = "order, waybill, command"
 _BOTH = "order, waybill"
+_SERVERS = "order, waybill, operator"
 
 
 def _files(prefix: str, part: str, used_by: str) -> tuple[Setting, ...]:
@@ -97,10 +98,16 @@ SETTINGS: tuple[Setting, ...] = (
         "http[s] URL",
         None,
         "where alerts are posted in Alertmanager's webhook form; unset: alerts are only logged",
-        _ALL,
+        "order, waybill, operator, command",
     ),
-    Setting("OUTHAUL_HTTP_HOST", "address", "127.0.0.1", "where to listen; 0.0.0.0 for every interface", _BOTH),
-    Setting("OUTHAUL_HTTP_PORT", "port", None, "where to listen; unset: 8080 for order, 8081 for waybill", _BOTH),
+    Setting("OUTHAUL_HTTP_HOST", "address", "127.0.0.1", "where to listen; 0.0.0.0 for every interface", _SERVERS),
+    Setting(
+        "OUTHAUL_HTTP_PORT",
+        "port",
+        None,
+        "where to listen; unset: 8080 for order, 8081 for waybill, 8082 for the operator",
+        _SERVERS,
+    ),
     Setting("OUTHAUL_HTTP_MAX_BODY_BYTES", "whole number", "262144", "largest body taken; beyond it 413", "order"),
     Setting("OUTHAUL_DRAIN_TIMEOUT", "duration", "20s", "from SIGTERM to the end; below the grace period", _BOTH),
     Setting("OUTHAUL_DATABASE_POOL_SIZE", "whole number", "8", "database connections for HTTP requests", _BOTH),
@@ -161,8 +168,54 @@ SETTINGS: tuple[Setting, ...] = (
         "for how long messages are remembered; a day at least",
         "waybill",
     ),
-    Setting("OUTHAUL_LOG_FORMAT", "json or text", "json", "one JSON object a line, or text for people", _BOTH),
-    Setting("OUTHAUL_LOG_LEVEL", "debug, info, warning or error", "info", "least severe event logged", _BOTH),
+    Setting(
+        "OUTHAUL_OPERATOR_NAMESPACES",
+        "names with commas between",
+        None,
+        "namespaces whose resources are looked after; unset: the whole cluster",
+        "operator",
+    ),
+    Setting("OUTHAUL_OPERATOR_IMAGE", "image", "outhaul/operator:dev", "what every Job runs", "operator"),
+    Setting(
+        "OUTHAUL_OPERATOR_JOB_SERVICE_ACCOUNT",
+        "name",
+        "outhaul-job",
+        "what every Job runs as, in the resource's namespace; it needs no rights",
+        "operator",
+    ),
+    Setting(
+        "OUTHAUL_OPERATOR_MAX_JOBS",
+        "whole number",
+        "10",
+        "resend Jobs of all Outboxes at once, so that an outage's end is no stampede",
+        "operator",
+    ),
+    Setting("OUTHAUL_OPERATOR_CONCURRENCY", "whole number", "64", "resources looked at at once", "operator"),
+    Setting(
+        "OUTHAUL_OPERATOR_LOOK_TIMEOUT",
+        "duration",
+        "5s",
+        "longest wait for one database, broker or API call of one look",
+        "operator",
+    ),
+    Setting(
+        "OUTHAUL_RUN_REQUEST",
+        "JSON",
+        None,
+        "what a Job is to do; written by the operator into the Job",
+        "Jobs",
+    ),
+    Setting("OUTHAUL_RUN_ID", "name", None, "the Job's name, under which its progress is recorded", "Jobs"),
+    *_database("OUTHAUL_DATABASE", "the database a Job works on", "Jobs"),
+    Setting("OUTHAUL_LOG_FORMAT", "json or text", "json", "one JSON object a line, or text for people", _SERVERS),
+    Setting("OUTHAUL_LOG_LEVEL", "debug, info, warning or error", "info", "least severe event logged", _SERVERS),
+    Setting(
+        "OUTHAUL_TEST_FAILPOINTS",
+        "point=action[@n], several with commas",
+        None,
+        "for tests alone: dies, stops or pauses at a point between two steps; see above",
+        _BOTH,
+    ),
     Setting(
         "OUTHAUL_TEST_POSTGRES_URL",
         "libpq URL",
