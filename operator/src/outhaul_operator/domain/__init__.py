@@ -1,0 +1,6 @@
+"""What is to be done about each kind of object: pure functions of what was asked, what was seen and the time.
+
+Each of `outbox`, `inbox`, `resend` and `redrive` has ``plan(spec, snapshot, now) -> Plan``, ``now`` being the operator's
+own wall clock (UTC), and ``gone(target)``: the alerts to resolve when the object is deleted. `invalid.plan` is for an
+object whose spec cannot be read.
+"""
