@@ -259,6 +259,14 @@ class TestResend:
         assert shop.ids(QUEUE, 1) == {sent}
         assert rows(dsn(env), "SELECT routing_key FROM outbox") == [("order.lost",)]
 
+    def test_no_more_rows_are_sent_than_the_limit_says(self, env: dict[str, str], shop: Shop) -> None:
+        for _ in range(3):
+            self.record(env)
+        assert "at most 2 of them" in outhaul("resend", "--limit", "2", "--dry-run", **env).stdout
+        assert answer("resend", "--limit", "2", **env)["counts"]["sent"] == 2
+        shop.take_all(QUEUE, 2)
+        assert rows(dsn(env), "SELECT count(*) FROM outbox") == [(1,)]
+
     def test_only_the_rows_named_are_sent(self, env: dict[str, str], shop: Shop) -> None:
         self.record(env)
         chosen = self.record(env)

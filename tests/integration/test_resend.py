@@ -47,6 +47,15 @@ def park(dsn: str, *aggregates: int) -> list[UUID]:
     return [row[0] for row in ids]
 
 
+def rows_held(dsn: str) -> int:
+    """Rows that nobody could take at once."""
+    with psycopg.connect(dsn) as conn:
+        row = conn.execute(
+            "SELECT count(*) FROM outbox WHERE lease_token IS NOT NULL OR available_at > clock_timestamp()"
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def run_row(dsn: str, run_id: str) -> tuple[Any, ...]:
     with psycopg.connect(dsn) as conn:
         row = conn.execute(
@@ -159,6 +168,71 @@ def test_a_run_ends_when_only_a_broken_route_remains_and_says_why(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("filtered", [False, True], ids=["all", "chosen"])
+def test_a_limited_run_sends_that_many_rows_and_no_more(
+    filtered: bool, outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    async def run() -> None:
+        declare(broker)
+        recorded = record(outbox_dsn, *[message(n) for n in range(2500)])
+        ids = tuple(each.message_id for each in recorded) if filtered else ()
+        request = ResendRequest(message_ids=ids, limit=1100)
+        result = await resend(outbox_dsn, broker, request, run_id="bounded")
+        assert result.is_clean
+        assert (result.progress.sent, result.progress.taken, pending(outbox_dsn)) == (1100, 1100, 1400)
+        assert rows_held(outbox_dsn) == 0
+        assert run_row(outbox_dsn, "bounded")[2]["limit"] == 1100
+        assert (await resend(outbox_dsn, broker, request, run_id="bounded")).done_before
+        assert pending(outbox_dsn) == 1400
+
+    asyncio.run(run())
+
+
+@in_loop
+async def test_rows_that_cannot_be_sent_take_no_room_in_a_limited_run(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    declare(broker)
+    record(outbox_dsn, *[message(n, routing_key="order.lost") for n in range(300)])
+    record(outbox_dsn, *[message(n) for n in range(300)])
+    result = await resend(outbox_dsn, broker, ResendRequest(limit=100))
+    assert [route.routing_key for route in result.routes] == ["order.lost"]
+    assert (result.progress.sent, pending(outbox_dsn)) == (100, 500)
+    assert rows_held(outbox_dsn) == 0
+
+
+@in_loop
+async def test_a_limited_run_ends_when_a_route_is_mended_under_it(outbox_dsn: str, broker: BrokerUnderTest) -> None:
+    declare(broker)
+    record(outbox_dsn, *[message(n, routing_key="order.late") for n in range(400)])
+    record(outbox_dsn, *[message(n) for n in range(4000)])
+    slow = replace(QUICK, window_messages=5)
+    running = asyncio.create_task(resend(outbox_dsn, broker, ResendRequest(limit=3000), settings=slow))
+    await apoll(lambda: any(row["last_error"] for row in rows(outbox_dsn, "last_error")))
+    declare(broker, "order.late")
+    result = await asyncio.wait_for(running, 60)
+    assert result.is_clean
+    assert (result.progress.sent, pending(outbox_dsn)) == (3000, 1400)
+    assert rows_held(outbox_dsn) == 0
+
+
+@in_loop
+async def test_a_run_started_again_keeps_to_its_limit_over_both_attempts(
+    outbox_dsn: str, broker: BrokerUnderTest
+) -> None:
+    declare(broker)
+    record(outbox_dsn, *[message(n) for n in range(3000)])
+    request, stop = ResendRequest(limit=2000), asyncio.Event()
+    slow = replace(QUICK, window_messages=5, claim_rows=50)
+    running = asyncio.create_task(resend(outbox_dsn, broker, request, run_id="again", settings=slow, stop=stop))
+    await apoll(lambda: pending(outbox_dsn) < 3000)
+    stop.set()
+    first = await running
+    assert "stopped" in first.outage
+    assert 0 < first.progress.sent < 2000
+    again = await resend(outbox_dsn, broker, request, run_id="again")
+    assert (again.progress.sent, pending(outbox_dsn)) == (2000, 1000)
+    assert run_row(outbox_dsn, "again")[4]["sent"] == 2000
+
+
 @in_loop
 async def test_a_connection_lost_on_the_way_leaves_no_chosen_row_behind(
     outbox_dsn: str, broker: BrokerUnderTest
@@ -239,10 +313,11 @@ NOW = datetime.now(UTC)
     "bad",
     [
         {"message_ids": (UUID(int=1),), "parked": True},
+        {"limit": 0},
         {"created_between": (NOW, NOW)},
         {"created_between": (NOW.replace(tzinfo=None), NOW.replace(tzinfo=None))},
     ],
-    ids=["two filters", "empty range", "no zone"],
+    ids=["two filters", "limit of none", "empty range", "no zone"],
 )
 def test_a_request_that_could_mean_two_things_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -42,15 +42,19 @@ class ResendRequest:
     """Which rows: these ``message_ids`` (parked ones too), those ``created_between`` two instants, all ``parked`` ones,
     or, with none of the three, every row that is free to be taken.
 
-    Rows a live sender holds are always left to it. Raises ConfigurationError for contradictions.
+    Rows a live sender holds are always left to it. ``limit`` is the most rows sent under one run id, however often
+    that is started. Raises ConfigurationError for contradictions.
     """
 
     message_ids: tuple[UUID, ...] = ()
     created_between: tuple[datetime, datetime] | None = None
     parked: bool = False
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could mean two things."""
+        if self.limit is not None and self.limit < 1:
+            raise ConfigurationError("limit", self.limit, "must be at least 1, or left out to send all that are meant")
         if sum((bool(self.message_ids), self.created_between is not None, self.parked)) > 1:
             raise ConfigurationError("resend", "", "choose one of message ids, a time range, or parked rows")
         if self.created_between is not None:
@@ -67,6 +71,9 @@ class ResendRequest:
 
     def document(self) -> dict[str, Any]:
         """For the record."""
+        return self._chosen() | ({} if self.limit is None else {"limit": self.limit})
+
+    def _chosen(self) -> dict[str, Any]:
         if self.message_ids:
             return {"message_ids": [str(each) for each in self.message_ids]}
         if self.created_between is not None:
@@ -76,10 +83,10 @@ class ResendRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResendProgress:
-    """Counts of one run so far. ``sent`` rows are confirmed and marked; ``taken`` were claimed by this run.
+    """Counts of one run so far, attempts that were cut short included. ``sent`` rows are confirmed and marked.
 
-    ``not_routed`` and ``refused_by_queue`` went back without an attempt spent; ``refused`` spent one; ``parked`` of
-    those were given up on again; ``unknown`` had no answer and are free again.
+    ``taken`` ones were claimed. ``not_routed`` and ``refused_by_queue`` went back without an attempt spent; ``refused``
+    spent one; ``parked`` of those were given up on again; ``unknown`` had no answer and are free again.
     """
 
     taken: int = 0
@@ -94,10 +101,19 @@ class ResendProgress:
         """For the record."""
         return {name: getattr(self, name) for name in self.__slots__}
 
+    @classmethod
+    def recorded(cls, counts: Mapping[str, Any]) -> ResendProgress:
+        """What a record says."""
+        return cls(**{name: int(counts.get(name, 0)) for name in cls.__slots__})
+
+    def __add__(self, more: ResendProgress) -> ResendProgress:
+        return ResendProgress(**{name: getattr(self, name) + getattr(more, name) for name in self.__slots__})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResendResult:
-    """How a run ended. ``done_before``: the same run id was carried out already, and nothing was done now.
+    """How a run ended. ``done_before``: the same run id was carried out already, and nothing was done now; ``progress``
+    and ``detail`` are then what is on record.
 
     ``outage`` says why nothing more could be sent ("" when something could), ``routes`` which routes take no messages.
     """
@@ -107,6 +123,7 @@ class ResendResult:
     outage: str = ""
     routes: tuple[RouteTrouble, ...] = ()
     done_before: bool = False
+    detail: str = ""
 
     @property
     def is_clean(self) -> bool:
@@ -139,8 +156,14 @@ async def resend_once(
     name = run_id or runs.new_run_id("resend")
     record = await asyncio.to_thread(_Record.begin, database, name, actor or runs.actor_name(), request.document())
     try:
+        before = record.before
         if record.is_over:
-            return ResendResult(run_id=name, done_before=True)
+            return ResendResult(run_id=name, done_before=True, progress=before, detail=record.detail)
+        most_rows = None if request.limit is None else request.limit - before.sent
+        if most_rows is not None and most_rows <= 0:  # cut short just before its end
+            result = ResendResult(run_id=name, progress=before)
+            await asyncio.to_thread(record.finish, result)
+            return result
         chosen = _Chosen(request)
         settings = settings or SenderSettings()
         alerts = SenderAlerts(alerter or Alerter(), sender=name, broker=broker.address, database=database.address)
@@ -152,6 +175,7 @@ async def resend_once(
             metrics=metrics or Metrics.off(),
             source=chosen.source(settings.lease_seconds) if request.is_filtered else None,
             probing=not request.is_filtered,
+            most_rows=most_rows,
             on_parked=lambda setback: alerts.parked(setback, settings.max_attempts),
             on_released=chosen.again,
         )
@@ -161,7 +185,7 @@ async def resend_once(
             routes = engine.troubles()
         finally:
             await engine.drain(settings.drain_seconds)
-        progress = _progress(engine)
+        progress = before + _progress(engine)
         on_progress(progress)
         result = ResendResult(run_id=name, progress=progress, outage=outage, routes=routes)
         await asyncio.to_thread(record.finish, result)
@@ -221,10 +245,10 @@ async def _watch_over(
             return engine.outage
         if now - told_at >= PROGRESS_SECONDS:
             told_at = now
-            on_progress(_progress(engine))
+            on_progress(record.before + _progress(engine))
         if now - recorded_at >= RECORD_SECONDS:
             recorded_at = now
-            await asyncio.to_thread(record.progress, _progress(engine))
+            await asyncio.to_thread(record.progress, record.before + _progress(engine))
     return "it was stopped" if stop.is_set() and not engine.has_sent_everything else ""
 
 
@@ -259,23 +283,21 @@ class _Chosen:
     def source(self, lease_seconds: float) -> Callable[[OutboxStore, int], Any]:
         async def claim(store: OutboxStore, limit: int) -> list[OutboxRow]:
             rows: list[OutboxRow] = []
-            async for page in self._pages(store, limit):
+            while len(rows) < limit and (page := await self._next(store, limit - len(rows))):
                 rows += await store.claim_ids(page, lease_seconds)
-                if len(rows) >= limit:
-                    break
             return rows
 
         return claim
 
-    async def _pages(self, store: OutboxStore, limit: int) -> AsyncIterator[list[UUID]]:
-        while self._again:
+    async def _next(self, store: OutboxStore, limit: int) -> list[UUID]:
+        if self._again:
             page, self._again = self._again[:limit], self._again[limit:]
-            yield page
-        while not self._over:
-            page = await self._page(store, limit)
-            self._over = len(page) < limit
-            if page:
-                yield page
+            return page
+        if self._over:
+            return []
+        page = await self._page(store, limit)
+        self._over = len(page) < limit
+        return page
 
     async def _page(self, store: OutboxStore, limit: int) -> list[UUID]:
         request = self._request
@@ -300,9 +322,15 @@ class _Record:
         self._conn = conn
         self._run = run
 
+        self.before = ResendProgress.recorded(run.counts)
+
     @property
     def is_over(self) -> bool:
         return self._run.is_over
+
+    @property
+    def detail(self) -> str:
+        return self._run.detail or ""
 
     @classmethod
     def begin(cls, database: DatabaseSettings, run_id: str, actor: str, request: dict[str, Any]) -> _Record:

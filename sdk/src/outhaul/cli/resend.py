@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, LiteralString
 from uuid import UUID
@@ -42,6 +43,7 @@ _INSTANT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z"])
     epilog=teach(
         "outhaul resend",
         "outhaul resend --parked --run-id ticket-4711",
+        "outhaul resend --limit 1000",
         "outhaul resend --id 0193a1b2-7c4d-7e10-9f00-0123456789ab",
         "outhaul resend --created-from 2026-01-31T10:00:00Z --created-before 2026-01-31T11:00:00Z --dry-run",
         "outhaul resend --watch",
@@ -56,6 +58,7 @@ _INSTANT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S%z"])
 @click.option("--parked", is_flag=True, help="All parked rows; their attempts start anew.")
 @click.option("--created-from", type=_INSTANT, metavar="INSTANT", help="Only rows recorded from then on (UTC).")
 @click.option("--created-before", type=_INSTANT, metavar="INSTANT", help="Only rows recorded before then (UTC).")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The most rows sent by this run.  [default: all]")
 @click.option("--watch", "watching", is_flag=True, help="Go on until SIGTERM or Ctrl-C: a sender of its own.")
 @options.duration("--patience", "30s", "Give up after an outage of broker or database that lasts this long.")
 @click.option("--dry-run", is_flag=True, help="Show how many rows are meant; send nothing.")
@@ -71,6 +74,7 @@ def resend(
     parked: bool,
     created_from: datetime | None,
     created_before: datetime | None,
+    limit: int | None,
     watching: bool,
     dry_run: bool,
     as_json: bool,
@@ -85,10 +89,10 @@ def resend(
     Ends when nothing is left to send. Exit code 1 when rows remain because a route takes no messages or the
     broker refuses one; 3 when broker or database stay away. On record in the table runs.
     """
-    request = _request(ids, parked, created_from, created_before)
+    request = replace(_request(ids, parked, created_from, created_before), limit=limit)
     database = parts.database_settings("outbox")
     if watching:
-        if request.is_filtered or dry_run or how["run_id"]:
+        if request.is_filtered or limit or dry_run or how["run_id"]:
             raise click.UsageError("--watch sends everything and is no single run: leave out the other choices.")
         broker = parts.broker()
         parts.database("outbox")  # a wrong address is told now, not retried for ever
@@ -100,7 +104,8 @@ def resend(
         if as_json:
             write_json({"dry_run": True, "free": free, "held_by_senders": held})
         else:
-            click.echo(f"{free} rows would be sent; {held} more are held by live senders or put off by them.")
+            bounded = f", at most {limit} of them in one run" if limit else ""
+            click.echo(f"{free} rows would be sent{bounded}; {held} more are held by live senders or put off by them.")
         return
     broker = parts.broker()
     with _alerts(parts) as alerter:

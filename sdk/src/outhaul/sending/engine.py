@@ -43,7 +43,8 @@ class RouteTrouble:
 class Engine:
     """Sends what ``source`` claims, by default every free row. ``start()``, then ``drain()`` to end in order.
 
-    ``probing`` lets it take any row of a broken route to probe it with. ``on_parked(setback)`` is called for each row
+    ``probing`` lets it take any row of a broken route to probe it with. ``most_rows`` bounds what it sends in its life;
+    what could not be sent does not count. ``on_parked(setback)`` is called for each row
     given up on, ``on_released(rows)`` for rows that could not be sent and are free again.
     """
 
@@ -57,6 +58,7 @@ class Engine:
         metrics: Metrics,
         source: Source | None = None,
         probing: bool = True,
+        most_rows: int | None = None,
         on_parked: Callable[[Setback], None] = lambda _: None,
         on_released: Callable[[list[OutboxRow]], None] = lambda _: None,
     ) -> None:
@@ -100,6 +102,7 @@ class Engine:
             settings,
             source=source or self._claim,
             probing=probing,
+            most_rows=most_rows,
             on_parked=on_parked,
             on_released=on_released,
             on_lease_lost=metrics.lease_lost.inc,
@@ -144,8 +147,11 @@ class Engine:
 
     @property
     def has_sent_everything(self) -> bool:
-        """Whether the source has nothing more, and nothing is under way. Rows a broken route holds back may remain."""
-        undecided = any(breaker.phase is not Phase.OPEN for breaker in self.pump.breakers)
+        """Whether the source has nothing more or ``most_rows`` are sent, and nothing is under way.
+
+        Rows a broken route holds back may remain.
+        """
+        undecided = self.feeder.room and any(breaker.phase is not Phase.OPEN for breaker in self.pump.breakers)
         return self.feeder.exhausted and self.is_idle and not undecided
 
     async def wait_for_change(self, seconds: float) -> None:

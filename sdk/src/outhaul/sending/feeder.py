@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from itertools import groupby
@@ -34,8 +35,9 @@ class Feeder:
     """Claims while the broker takes messages and memory has room; never while confirms cannot be marked.
 
     ``wake`` is set by whoever knows of new rows, of room, or of a change of the connection. ``probing`` takes rows of
-    broken routes, whatever ``source`` would choose. ``on_parked(setback)`` is told of every row given up on,
-    ``on_released(rows)`` of rows that are free again at once, ``on_lease_lost(count)`` of rows another sender took.
+    broken routes, whatever ``source`` would choose. ``most_rows`` bounds what is taken and not given back, and so what
+    can be sent at all. ``on_parked(setback)`` is told of every row given up on, ``on_released(rows)`` of rows that are
+    free again at once, ``on_lease_lost(count)`` of rows another sender took.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Feeder:
         *,
         source: Source,
         probing: bool,
+        most_rows: int | None,
         on_parked: Callable[[Setback], None],
         on_released: Callable[[list[OutboxRow]], None],
         on_lease_lost: Callable[[int], None],
@@ -64,6 +67,8 @@ class Feeder:
         self._settings = settings
         self._source = source
         self._probing = probing
+        self._most_rows = sys.maxsize if most_rows is None else most_rows
+        self._given_back = 0
         self._on_parked = on_parked
         self._on_released = on_released
         self._on_lease_lost = on_lease_lost
@@ -78,6 +83,11 @@ class Feeder:
     def is_writing(self) -> bool:
         """Whether rows are being given back at this moment."""
         return self._writing > 0
+
+    @property
+    def room(self) -> int:
+        """How many more rows may be taken."""
+        return max(0, self._most_rows - (self.taken - self._given_back))
 
     def stop(self) -> None:
         """Claim no more; ``run()`` ends once the claim under way, if any, has handed its rows on."""
@@ -137,6 +147,7 @@ class Feeder:
             lambda store: store.release(rows, delay_seconds=delay_seconds, last_error=reason)
         )
         self._lost(len(rows) - released)
+        self._make_room(len(rows))
         if not delay_seconds:
             self.exhausted = False
             self._on_released(rows)
@@ -153,6 +164,7 @@ class Feeder:
                 reason=REFUSED,
             )
         )
+        self._make_room(1)
         if state is None:
             self._lost(1)
         elif state == "parked":
@@ -172,11 +184,13 @@ class Feeder:
             self._more = True
             return idle_seconds
         # A connection that has carried nothing yet is proved with a single row.
-        limit = self._next_limit() if proven else 1
-        self.exhausted = False
+        limit = min(self._next_limit() if proven else 1, self.room)
+        self.exhausted = not limit
+        if not limit:
+            return idle_seconds
         rows = await self._link.run(lambda store: self._source(store, limit))
-        self.exhausted = len(rows) < limit
         self.taken += len(rows)
+        self.exhausted = len(rows) < limit or not self.room
         if rows:
             self._pump.feed(rows, time.monotonic() + self._settings.lease_seconds)
         if len(rows) == limit:
@@ -200,6 +214,8 @@ class Feeder:
 
     async def _probe_broken(self) -> None:
         for breaker in self._pump.breakers.due(time.monotonic())[:PROBES_A_ROUND]:
+            if not self.room:
+                return
             rows = await self._claim_route(breaker, 1)
             if rows:
                 self._pump.probe(rows[0], time.monotonic() + self._settings.lease_seconds)
@@ -214,9 +230,18 @@ class Feeder:
         for breaker in recovering[:RECOVERIES_A_ROUND]:
             if self._pump.waiting >= self._settings.claim_rows:
                 return
+            if self.room < breaker.recovery_rows:
+                # Too little room to tell by a claim when the route is whole: its rows are free for whoever comes.
+                await self._wake_route(breaker)
+                self._pump.recovered(breaker, (), time.monotonic())
+                continue
             rows = await self._claim_route(breaker, breaker.recovery_rows)
             self._pump.recovered(breaker, rows, time.monotonic() + self._settings.lease_seconds)
             self._more = True
+
+    async def _wake_route(self, breaker: Breaker) -> None:
+        exchange, routing_key = breaker.route
+        await self._link.run(lambda store: store.wake_route(exchange, routing_key))
 
     async def _claim_route(self, breaker: Breaker, limit: int) -> list[OutboxRow]:
         exchange, routing_key = breaker.route
@@ -225,6 +250,11 @@ class Feeder:
         )
         self.taken += len(rows)
         return rows
+
+    def _make_room(self, given_back: int) -> None:
+        if not self.room:
+            self.exhausted = False
+        self._given_back += given_back
 
     def _lost(self, count: int) -> None:
         if count > 0:
