@@ -13,6 +13,10 @@ SEED ?=
 DATA ?=
 ALLOW_REMOTE ?=
 TESTS ?= tests
+TAG ?= dev
+BASE_IMAGE ?=
+BUILDER ?=
+NAMES ?=
 
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -P -m outhaul_local
@@ -65,6 +69,14 @@ coverage: setup ## all tests, with the lines and branches that none of them reac
 chaos: setup ## every fault made for real, the ledger's verdict on each (SEED=... replays, TESTS=tests/chaos/test_x.py)
 	@$(LOCAL) install || echo "Without RabbitMQ every scenario is skipped."
 	@CHAOS_SEED="$(SEED)" CHAOS_REPORT=chaos-report.json $(PYTHON) -m pytest -m chaos $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/chaos)
+
+.PHONY: images
+images: ## build outhaul/order, outhaul/waybill and outhaul/operator (NAMES="order", TAG=dev, BASE_IMAGE=..., BUILDER=docker)
+	@TAG="$(TAG)" BASE_IMAGE="$(BASE_IMAGE)" BUILDER="$(BUILDER)" sh local/images.sh $(NAMES)
+
+.PHONY: test-cluster
+test-cluster: setup ## the tests on a Kubernetes of your own: any KUBECONFIG that is plainly for tests (docs/operating.md)
+	@$(PYTHON) -m pytest -m cluster $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
 
 .PHONY: lint
 lint: setup lint-types ## ruff, mypy strict, import-linter; changes nothing
