@@ -22,6 +22,7 @@ from outhaul.consuming.steps import BEGIN, COMMIT, IS_CONNECTED, ROLLBACK, CallE
 from outhaul.database import inbox_queries
 from outhaul.deadletter import Reason, describe_error, failed_of
 from outhaul.errors import InvalidMessage, OuthaulError
+from outhaul.failpoints import COMMIT_ACK, INSERT_COMMIT
 
 Report = Callable[[Sequence[Outcome]], None]
 
@@ -112,6 +113,7 @@ class Inbox:
         try:
             yield BEGIN
             outcomes = yield from self._transaction(ready, taken)
+            INSERT_COMMIT.hit()
             yield COMMIT
         except Held:
             yield ROLLBACK
@@ -121,6 +123,7 @@ class Inbox:
             connected = yield IS_CONNECTED
             yield ROLLBACK
         else:
+            COMMIT_ACK.hit()
             settle(outcomes)
             return
         if isinstance(failure, TransactionEnded):

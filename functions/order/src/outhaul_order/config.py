@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from outhaul import failpoints
 from outhaul.configuration.durations import format_duration
 from outhaul.configuration.environment import Environment
 from outhaul.errors import ConfigurationError
@@ -14,6 +15,7 @@ from outhaul.sending.sender_settings import MOST_HISTORY_DAYS, SenderSettings
 from outhaul.settings import BrokerSettings, DatabaseSettings
 
 HTTP_PORT = 8080
+TEST_LEASE = "OUTHAUL_TEST_SENDER_LEASE"
 DAY = 86_400.0  # seconds
 # Of the drain time: first for requests in flight, then for the sender; what is left closes connections.
 REQUESTS_SHARE = 0.4
@@ -38,6 +40,7 @@ class OrderConfig:
     alert_webhook_url: str | None = field(repr=False)  # a webhook's path often is its password
     log_level: str
     log_format: str
+    triggers: tuple[failpoints.Trigger, ...]
     warnings: tuple[str, ...]
 
     @classmethod
@@ -63,18 +66,21 @@ class OrderConfig:
             alert_webhook_url=env.text_or_none("OUTHAUL_ALERT_WEBHOOK_URL"),
             log_level=env.text("OUTHAUL_LOG_LEVEL", choices=LEVELS),
             log_format=env.text("OUTHAUL_LOG_FORMAT", choices=FORMATS),
-            warnings=tuple(env.warn_unknown()),
+            triggers=failpoints.parse(env.text_or_none(failpoints.SETTING) or "", offered=failpoints.ORDER_POINTS),
+            warnings=(*_warn_unsafe(env), *env.warn_unknown()),
         )
 
 
 def sender_settings(env: Environment, *, drain_seconds: float, prepared_statements: bool) -> SenderSettings:
     """The sender's bounds. Raises ConfigurationError, naming the variable, where they contradict each other."""
-    lease_seconds = env.duration("OUTHAUL_SENDER_LEASE", most=3600)
+    unsafe_lease = env.text_or_none(TEST_LEASE) is not None
+    lease_seconds = env.duration(TEST_LEASE if unsafe_lease else "OUTHAUL_SENDER_LEASE", most=3600)
     confirm_timeout_seconds = env.duration("OUTHAUL_SENDER_CONFIRM_TIMEOUT", least=0.1, most=600)
     history_seconds = env.duration("OUTHAUL_SENDER_RETENTION", least=DAY, most=MOST_HISTORY_DAYS * DAY)
     try:
         return SenderSettings(
             lease_seconds=lease_seconds,
+            unsafe_lease=unsafe_lease,
             confirm_timeout_seconds=confirm_timeout_seconds,
             max_attempts=env.integer("OUTHAUL_SENDER_MAX_ATTEMPTS", least=1, most=1000),
             history_days=math.ceil(history_seconds / DAY),
@@ -85,3 +91,8 @@ def sender_settings(env: Environment, *, drain_seconds: float, prepared_statemen
         if error.setting != "lease_seconds":
             raise
         raise ConfigurationError("OUTHAUL_SENDER_LEASE", format_duration(lease_seconds), error.remedy) from error
+
+
+def _warn_unsafe(env: Environment) -> list[str]:
+    lease = env.text_or_none(TEST_LEASE)
+    return [f"{TEST_LEASE}={lease} is for tests alone: messages are sent several times over"] if lease else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from outhaul import failpoints
 from outhaul.alerts import Alerter
 from outhaul.hosting.database import Database
 from outhaul.hosting.serving import HttpServer, listen, stop_on_signals
@@ -22,6 +23,7 @@ _log = logging.getLogger("outhaul.order")
 
 async def serve(config: OrderConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises ConfigurationError for an address that cannot be had."""
+    failpoints.arm(config.triggers)
     stop = stop_on_signals()
     sock = listen(
         config.http_host, config.http_port, host_setting="OUTHAUL_HTTP_HOST", port_setting="OUTHAUL_HTTP_PORT"

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from outhaul.database.outbox_store import OutboxRow
+from outhaul.failpoints import COMMIT_ANSWER
 from outhaul.hosting.database import Database, NotCommitted, OutcomeUnknown
 from outhaul.hosting.problems import Problem
 from outhaul.message import Message
@@ -102,6 +103,7 @@ class OrderStore:
                 self._hand_over.give_back(lease)
             raise
         if result.recorded is not None:
+            COMMIT_ANSWER.hit()
             if lease is not None:
                 self._hand_over.hand_over(self._row(message, result.recorded, lease))
             return Placed(order_id, result.recorded.message_id, replayed=False)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from outhaul import failpoints
 from outhaul.configuration.environment import Environment
 from outhaul.logs import FORMATS, LEVELS
 from outhaul.settings import BrokerSettings, DatabaseSettings
@@ -34,6 +35,7 @@ class WaybillConfig:
     alert_webhook_url: str | None = field(repr=False)  # a webhook's path often is its password
     log_level: str
     log_format: str
+    triggers: tuple[failpoints.Trigger, ...]
     warnings: tuple[str, ...]
 
     @classmethod
@@ -59,5 +61,6 @@ class WaybillConfig:
             alert_webhook_url=env.text_or_none("OUTHAUL_ALERT_WEBHOOK_URL"),
             log_level=env.text("OUTHAUL_LOG_LEVEL", choices=LEVELS),
             log_format=env.text("OUTHAUL_LOG_FORMAT", choices=FORMATS),
+            triggers=failpoints.parse(env.text_or_none(failpoints.SETTING) or "", offered=failpoints.CONSUMER_POINTS),
             warnings=tuple(env.warn_unknown()),
         )

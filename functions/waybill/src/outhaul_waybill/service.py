@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from outhaul import failpoints
 from outhaul.alerts import Alerter
 from outhaul.consumer import Consumer
 from outhaul.errors import OuthaulError
@@ -52,6 +53,7 @@ def make_consumer(config: WaybillConfig, metrics: Metrics, alerter: Alerter) -> 
 
 async def serve(config: WaybillConfig) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises ConfigurationError; OuthaulError when the consumer failed."""
+    failpoints.arm(config.triggers)
     stop = stop_on_signals()
     sock = listen(
         config.http_host, config.http_port, host_setting="OUTHAUL_HTTP_HOST", port_setting="OUTHAUL_HTTP_PORT"

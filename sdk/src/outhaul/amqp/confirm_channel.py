@@ -25,6 +25,7 @@ from outhaul.amqp.outgoing import Outcome, Outgoing, Settled
 from outhaul.amqp.publish_frames import PublishFrames
 from outhaul.amqp.window import Window
 from outhaul.errors import BrokerUnreachable
+from outhaul.failpoints import PUBLISH_CONFIRM
 
 ROUTE_ERRORS = frozenset({403, 404})
 # Frame, syntax, command and field errors: the broker could not read what it was sent, and closes the connection.
@@ -174,6 +175,7 @@ class ConfirmChannel:
             )
 
     def _answer(self, frame: Any) -> None:
+        PUBLISH_CONFIRM.hit()
         if self._ended:
             return
         method = frame.method

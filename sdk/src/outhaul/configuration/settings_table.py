@@ -217,6 +217,13 @@ SETTINGS: tuple[Setting, ...] = (
         _BOTH,
     ),
     Setting(
+        "OUTHAUL_TEST_SENDER_LEASE",
+        "duration",
+        None,
+        "for tests alone: a lease however short, in place of `OUTHAUL_SENDER_LEASE`; messages are sent several times",
+        "order",
+    ),
+    Setting(
         "OUTHAUL_TEST_POSTGRES_URL",
         "libpq URL",
         None,

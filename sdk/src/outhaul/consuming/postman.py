@@ -19,6 +19,7 @@ from outhaul.consuming.delivery import Outcome, Result
 from outhaul.consuming.subscription import Subscription
 from outhaul.deadletter import Reason
 from outhaul.events import CLOUDEVENTS_JSON
+from outhaul.failpoints import LETTER_ACK
 from outhaul.metrics import Metrics
 from outhaul.publisher import Publisher
 from outhaul.topology import DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE
@@ -128,6 +129,8 @@ class Postman:
             ),
             timeout_seconds=self._letter_seconds,
         )
+        if settled.outcome is Published.CONFIRMED:
+            LETTER_ACK.hit()
         return settled.outcome, settled.detail
 
 

@@ -80,7 +80,7 @@ class Engine:
         )
         self.pump = Pump(
             self.publisher,
-            least_lease_seconds=settings.confirm_timeout_seconds,
+            least_lease_seconds=settings.least_lease_seconds,
             on_confirmed=self._mark,
             on_setback=self._wake,
             on_trip=self._tripped,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from outhaul.backoff import Backoff
+from outhaul.failpoints import CONFIRM_MARK
 from outhaul.sending.store_link import TROUBLE, StoreLink
 
 _log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Marker:
         return True
 
     async def _confirm(self, batch: list[UUID]) -> None:
+        CONFIRM_MARK.hit()
         await self._link.run(lambda store: store.confirm(batch))
 
     async def _pause(self, seconds: float) -> None:

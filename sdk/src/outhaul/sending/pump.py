@@ -16,6 +16,7 @@ from uuid import UUID
 from outhaul.amqp.outgoing import Outcome, Outgoing, Settled
 from outhaul.database.outbox_store import OutboxRow
 from outhaul.events import CLOUDEVENTS_JSON
+from outhaul.failpoints import COMMIT_PUBLISH
 from outhaul.sending.breaker import Breaker, Breakers
 
 ROUTE_OUTCOMES = frozenset({Outcome.UNROUTABLE, Outcome.NO_EXCHANGE, Outcome.NACKED, Outcome.UNCONFIRMED})
@@ -250,6 +251,7 @@ class Pump:
             self._on_setback()
 
     def _publish(self, waiting: Waiting) -> None:
+        COMMIT_PUBLISH.hit()
         row = waiting.row
         self.tally.published += 1
         try:

@@ -18,6 +18,7 @@ class SenderSettings:
     """How much a sender takes at once, and how long it waits. Times in seconds.
 
     ``lease_seconds``: for how long a claimed row is this sender's; after it, another sender may take the row.
+    ``unsafe_lease``: take a lease too short for its confirms, as a test of what comes of that: rows sent several times.
     ``claim_rows``: rows claimed at once at most; fewer when they drain slowly, so that a claim ends within its lease.
     ``unmarked_rows``: confirmed rows not yet marked in the database; beyond it nothing more is published.
     ``hand_over_rows``: rows a producer in this process may have leased and handed over at once.
@@ -45,6 +46,7 @@ class SenderSettings:
     history_days: int | None = 30
     drain_seconds: float = 10.0
     prepared_statements: bool = True
+    unsafe_lease: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the way out."""
@@ -70,10 +72,18 @@ class SenderSettings:
             if getattr(self, name) < 0:
                 raise ConfigurationError(name, getattr(self, name), "must not be negative")
         least = self.confirm_timeout_seconds + self.flush_seconds + FLUSH_ALLOWANCE_SECONDS
-        if self.lease_seconds < least:
+        if self.lease_seconds < least and not self.unsafe_lease:
             raise ConfigurationError(
                 "lease_seconds",
                 self.lease_seconds,
                 f"must be at least {least:g}: the confirm deadline ({self.confirm_timeout_seconds:g}) and the time to "
                 "mark what was confirmed, else every sender would take rows that are already on their way",
             )
+
+    @property
+    def least_lease_seconds(self) -> float:
+        """What must be left of a lease for its row to be published: the confirm deadline."""
+        if self.unsafe_lease:
+            # Nothing would ever be published under a lease shorter than that.
+            return min(self.confirm_timeout_seconds, self.lease_seconds / 2)
+        return self.confirm_timeout_seconds
