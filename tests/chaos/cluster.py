@@ -100,6 +100,29 @@ class Cluster:
         """SIGCONT."""
         self._signal(node, signal.SIGCONT)
 
+    def restart(self, node: Node) -> None:
+        """End it in order, as an upgrade would, start it and wait until it is one of the cluster's again."""
+        self._signal(node, signal.SIGTERM)
+        poll(lambda: not node.alive(), seconds=60, what=f"the end of {node.node}")
+        self.mend()
+
+    def cut_off(self, node: Node) -> None:
+        """Break the network between this node and the others, both ways; each runs on and clients reach it."""
+        for one, other in self._links(node):
+            # A cookie that is wrong for that one peer: the connection ends now, and no new one is agreed on.
+            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', cut_off).")
+            rabbitmqctl(one, "eval", f"erlang:disconnect_node('{other.node}@localhost').")
+
+    def join_again(self, node: Node) -> None:
+        """End what :meth:`cut_off` began."""
+        for one, other in self._links(node):
+            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', erlang:get_cookie()).")
+
+    def neighbours(self, node: Node) -> list[Node]:
+        """The other nodes that this one is connected with now."""
+        connected = rabbitmqctl(node, "eval", "nodes().")
+        return [each for each in self.others(node) if f"{each.node}@localhost" in connected]
+
     def mend(self) -> None:
         """Until every node runs and each is one of the cluster's."""
         for node in self.nodes:
@@ -148,6 +171,9 @@ class Cluster:
             self.thaw(node)
         self.kill(*self.nodes)
         kill_port_mapper(self.nodes[0].ports.epmd)
+
+    def _links(self, node: Node) -> list[tuple[Node, Node]]:
+        return [pair for other in self.others(node) for pair in ((node, other), (other, node))]
 
     def _running(self) -> int:
         return sum(bool(each.get("running")) for each in self._ask("/api/nodes"))

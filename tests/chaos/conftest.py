@@ -10,7 +10,8 @@ import os
 import platform
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from outhaul_local.rabbitmq import find_binary
 from outhaul_local.tether import Tether
 from outhaul_waybill.topology import TOPOLOGY
 
+Assemble = Callable[[tuple[str, str]], AbstractContextManager[System]]
 SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
 _rows: dict[str, dict[str, object]] = {}
 
@@ -59,13 +61,26 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
 
 
 @pytest.fixture
-def system(servers: Servers, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest) -> Iterator[System]:
+def assemble(servers: Servers, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest) -> Assemble:
+    """Makes the system over databases of the scenario's choice."""
+
+    @contextmanager
+    def make(dsns: tuple[str, str]) -> Iterator[System]:
+        with servers.virtual_host() as broker:
+            apply(TOPOLOGY, broker.amqp_url, broker.management_url)
+            with assembled(dsns, broker, tmp_path, servers.tether, rng) as made:
+                yield made
+        _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+
+    return make
+
+
+@pytest.fixture
+def system(assemble: Assemble, servers: Servers) -> Iterator[System]:
     """Databases, queues and proxies of this scenario's own, no function started yet."""
-    with servers.virtual_host() as broker:
-        apply(TOPOLOGY, broker.amqp_url, broker.management_url)
-        with assembled(servers.databases(), broker, tmp_path, servers.tether, rng) as made:
-            yield made
-    _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+    servers.mend()
+    with servers.databases() as dsns, assemble(dsns) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +101,11 @@ def clustered(
 ) -> Iterator[System]:
     """As ``system``, over the cluster."""
     cluster.mend()
-    with cluster.virtual_host() as broker:
+    servers.mend()
+    with servers.databases() as dsns, cluster.virtual_host() as broker:
         apply(TOPOLOGY, broker.amqp_url, broker.management_url)
         others = cluster.addresses()[1:]
-        with assembled(servers.databases(), broker, tmp_path, servers.tether, rng, more_nodes=others) as made:
+        with assembled(dsns, broker, tmp_path, servers.tether, rng, more_nodes=others) as made:
             yield made
     _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
 

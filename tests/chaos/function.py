@@ -50,9 +50,12 @@ class Function:
         if reference is not None:
             self._tether.hold(reference)
 
-    def wait_ready(self, *, seconds: float = 30) -> None:
-        """Until `/readyz` says 200."""
-        poll(lambda: self.answers("/readyz") == 200, seconds=seconds, what=f"readiness; log: {self.log}")
+    def wait_ready(self, *, seconds: float = 60) -> None:
+        """Until `/readyz` says 200; AssertionError with the end of its log when it never does."""
+        try:
+            poll(lambda: self.answers("/readyz") == 200, seconds=seconds, what="readiness")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {self.log} ends: {self.log.read_text()[-1500:]}") from error
 
     def answers(self, path: str) -> int:
         """The status of a GET; 0 without an answer."""

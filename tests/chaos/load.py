@@ -23,12 +23,14 @@ LINES = [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]
 class Load:
     """Orders at a steady rate to several functions in turn, on a thread of its own, from `with` to :meth:`finish`.
 
-    ``told`` is the ledger's client side; it is whole once :meth:`finish` has returned. ``rate`` is orders per second
-    over all clients; a client that waits for an answer places no other order, so an outage slows the load down.
+    ``told`` is the ledger's client side; it is whole once :meth:`finish` has returned. ``problems`` holds the last
+    answer of each status but 201. ``rate`` is orders per second over all clients; a client that waits for an answer
+    places no other order, so an outage slows the load down.
     """
 
     def __init__(self, urls: Sequence[str], *, rate: float = 60, prefix: str = "order", clients: int = CLIENTS) -> None:
         self.told = Told()
+        self.problems: dict[int, dict[str, Any]] = {}
         self._urls = itertools.cycle(urls)
         self._clients = clients
         self._pause_seconds = clients / rate
@@ -98,7 +100,9 @@ class Load:
             return
         if answer.status_code == 201:
             self.told.acknowledged[key].add(answer.json()["order_id"])
-        elif answer.status_code == 409 or answer.status_code >= 500:
+            return
+        self.problems[answer.status_code] = answer.json()
+        if answer.status_code == 409 or answer.status_code >= 500:
             self.told.unknown[key] += 1
         else:
             self.told.refused[key] = answer.status_code

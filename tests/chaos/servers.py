@@ -45,9 +45,24 @@ class Servers:
         """What `rabbitmqctl` says when it has done this on the broker. Raises CalledProcessError."""
         return rabbitmqctl(self.broker, *arguments)
 
-    def databases(self) -> tuple[str, str]:
-        """A new database for each function, its schema applied: (order, waybill)."""
-        return _new_database(self.order, "order"), _new_database(self.waybill, "waybill")
+    def mend(self) -> None:
+        """Start what a scenario that failed has left dead. Raises LocalFailure."""
+        for server in (self.order, self.waybill, self.broker):
+            if not server.alive():
+                server.start()
+        self.hold()
+
+    @contextmanager
+    def databases(self) -> Iterator[tuple[str, str]]:
+        """A new database for each function, its schema applied, dropped in the end: (order, waybill)."""
+        made = self._databases()
+        yield made
+        for server, dsn in zip((self.order, self.waybill), made, strict=True):
+            with psycopg.connect(server.url(), autocommit=True) as conn:
+                conn.execute(f"DROP DATABASE {dsn.rpartition('/')[2]} WITH (FORCE)".encode())
+
+    def _databases(self) -> tuple[str, str]:
+        return new_database(self.order, "order"), new_database(self.waybill, "waybill")
 
     @contextmanager
     def virtual_host(self) -> Iterator[BrokerUnderTest]:
@@ -120,10 +135,11 @@ def rabbit_server(binary: Path, folder: Path) -> RabbitServer:
     )
 
 
-def _new_database(server: PostgresServer, component: str) -> str:
+def new_database(server: PostgresServer, component: str, *, tablespace: str = "pg_default") -> str:
+    """The DSN of a new database with that component's schema."""
     name = f"{component}_{secrets.token_hex(4)}"
     with psycopg.connect(server.url(), autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name}".encode())
+        conn.execute(f"CREATE DATABASE {name} TABLESPACE {tablespace}".encode())
     dsn = server.url(name)
     with psycopg.connect(dsn, autocommit=True) as conn:
         schema_apply.apply(conn, component)

@@ -66,6 +66,46 @@ def test_the_whole_cluster_killed_and_started_costs_no_order(clustered: System, 
     assert clustered.spent_attempts() == 0
 
 
+def test_a_partition_that_cuts_off_the_queues_leader_costs_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start(waybills=2)
+    with clustered.load() as load:
+        load.more(60)
+        leader = cluster.leader(clustered.broker, QUEUE)
+        cluster.cut_off(leader)
+        assert not cluster.neighbours(leader)
+        clustered.wait_made(clustered.made() + 60)
+        cluster.join_again(leader)
+        poll(lambda: len(cluster.neighbours(leader)) == 2, seconds=60, what="the end of the partition")
+        load.more(20)
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+def test_a_partition_that_leaves_no_majority_costs_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start()
+    with clustered.load() as load:
+        load.more(60)
+        for node in cluster.nodes:
+            cluster.cut_off(node)
+        load.more(60)
+        poll(lambda: clustered.pending() >= 50, seconds=30, what="orders that wait")
+        for node in cluster.nodes:
+            cluster.join_again(node)
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
+def test_nodes_restarted_in_order_one_after_another_cost_no_order(clustered: System, cluster: Cluster) -> None:
+    clustered.start(waybills=2)
+    with clustered.load() as load:
+        for node in cluster.nodes:
+            load.more(40)
+            cluster.restart(node)
+        load.more(20)
+        clustered.settle(load.finish(), seconds=120)
+    assert clustered.spent_attempts() == 0
+
+
 @pytest.mark.parametrize(
     ("alarm", "cure"),
     [

@@ -76,9 +76,8 @@ class Books:
 @pytest.fixture(scope="module")
 def library(servers: Servers) -> Iterator[tuple[str, str, BrokerUnderTest]]:
     """Databases and queues for all tests here. A waybill table that takes two for one order, or none could be seen."""
-    with servers.virtual_host() as broker:
+    with servers.virtual_host() as broker, servers.databases() as (order_dsn, waybill_dsn):
         apply(TOPOLOGY, broker.amqp_url, broker.management_url)
-        order_dsn, waybill_dsn = servers.databases()
         with psycopg.connect(waybill_dsn) as conn:
             conn.execute("ALTER TABLE waybills DROP CONSTRAINT waybills_order_id_key")
         yield order_dsn, waybill_dsn, broker
