@@ -13,18 +13,22 @@ from typing import Any, Literal
 from outhaul_operator.plan import EventNote
 
 Status = Literal["True", "False", "Unknown"]
-# The conventions' bound; an API server that validates it would refuse the whole status.
-MESSAGE_CHARACTERS = 2000
+# Far below the resource definitions' bound (32768), beyond which the whole status would be refused; events take 1024.
+MESSAGE_CHARACTERS = 900
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One statement about an object. ``reason`` is CamelCase, ``message`` for people: cause and remedy."""
+    """One statement about an object. ``reason`` is CamelCase, ``message`` for people: cause and remedy.
+
+    ``warns``: people are told although it holds.
+    """
 
     type: str
     status: Status
     reason: str
     message: str = ""
+    warns: bool = False
 
     @property
     def is_true(self) -> bool:
@@ -37,14 +41,14 @@ class Condition:
         return self.status == "False"
 
 
-def yes(kind: str, reason: str, message: str = "") -> Condition:
+def yes(kind: str, reason: str, message: str = "", *, warns: bool = False) -> Condition:
     """It holds."""
-    return Condition(kind, "True", reason, message)
+    return Condition(kind, "True", reason, message, warns)
 
 
 def no(kind: str, reason: str, message: str) -> Condition:
     """It does not hold, and here is why and what to do."""
-    return Condition(kind, "False", reason, message)
+    return Condition(kind, "False", reason, message, warns=True)
 
 
 def unknown(kind: str, reason: str, message: str) -> Condition:
@@ -75,16 +79,24 @@ def merge(
 
 
 def transitions(before: Sequence[Mapping[str, Any]], now: Iterable[Condition]) -> tuple[EventNote, ...]:
-    """What people are told: that something began to be wrong, for another reason, or is well again."""
+    """What people are told: that something began to be wrong, for another reason than before, or is well again."""
     known = {str(each.get("type")): (each.get("status"), each.get("reason")) for each in before}
     notes = []
     for condition in now:
-        status, reason = known.get(condition.type, (None, None))
-        if condition.is_false and (status != "False" or reason != condition.reason):
+        told = known.get(condition.type, (None, None))
+        if condition.warns and told != (condition.status, condition.reason):
             notes.append(EventNote("Warning", condition.reason, f"{condition.type}: {shortened(condition.message)}"))
-        if condition.is_true and status == "False":
-            notes.append(EventNote("Normal", condition.type, condition.message or "well again"))
+        elif condition.is_true and told[0] == "False":
+            notes.append(EventNote("Normal", condition.type, shortened(condition.message) or "as it should be again"))
     return tuple(notes)
+
+
+def held_since(conditions: Iterable[Mapping[str, Any]], kind: str, status: Status) -> datetime | None:
+    """Since when the condition has had that status; None where it has another."""
+    for each in conditions:
+        if each.get("type") == kind and each.get("status") == status:
+            return instant_or_none(each.get("lastTransitionTime"))
+    return None
 
 
 def instant(at: datetime) -> str:

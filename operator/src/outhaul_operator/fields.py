@@ -16,6 +16,7 @@ from outhaul.configuration.durations import format_duration, parse_duration
 from outhaul.errors import ConfigurationError
 
 _NAME_CHARACTERS = 253
+_LONGEST_SECONDS = 10_000 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,12 @@ class Fields:
             raise self._wrong(name, value, "must be true or false")
         return value
 
-    def seconds(self, name: str, default: str, *, least: float = 1.0, most: float = 366 * 86_400.0) -> float:
+    def seconds(self, name: str, default: str, *, least: float = 0.001, most: float = _LONGEST_SECONDS) -> float:
         """A duration as people write it (``30s``, ``5m``), in seconds."""
         found = self.seconds_or_none(name, least=least, most=most)
         return parse_duration(default) if found is None else found
 
-    def seconds_or_none(self, name: str, *, least: float = 1.0, most: float = 366 * 86_400.0) -> float | None:
+    def seconds_or_none(self, name: str, *, least: float = 0.001, most: float = _LONGEST_SECONDS) -> float | None:
         """As `seconds`; None where it is absent."""
         value = self.values.get(name)
         if value is None:

@@ -37,13 +37,17 @@ class Trouble:
 
 
 class WaitingRoute(NamedTuple):
-    """Pending rows of one exchange and routing key; ``last_error`` is what a sender was told last, "" for nothing."""
+    """Rows of one exchange and routing key: the pending ones, those of them that are stuck, and the parked ones.
+
+    ``last_error`` is what a sender was told last, "" for nothing.
+    """
 
     exchange: str
     routing_key: str
     rows: int
     stuck: int
     last_error: str = ""
+    parked: int = 0
 
     def __str__(self) -> str:
         return f"exchange {self.exchange} by {self.routing_key}"
@@ -54,7 +58,7 @@ class OutboxDatabase:
     """The producer's database, by its own clock.
 
     ``counts`` with the Outbox's stuckAfter. ``senders`` are those heard of lately, a Job's own engine not among them.
-    ``routes`` are those with pending rows, the most stuck first, at most 100. ``findings`` are of
+    ``routes`` are those with unsent rows, the most stuck first, at most 100. ``findings`` are of
     `outhaul.tools.database_health`. ``runs`` are the records of the run ids that were asked for, as far as they exist.
     """
 

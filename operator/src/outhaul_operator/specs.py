@@ -25,7 +25,7 @@ ALLOW_LABEL = "outhaul.dev/allow"
 MOST_MESSAGE_IDS = 1000
 _KEY_CHARACTERS = 253
 _LEAST_STUCK_SECONDS = 60.0  # a sender's lease: a row that a living one holds is not stuck
-_MOST_HISTORY_DAYS = 36_500
+_MOST_HISTORY_DAYS = 3650
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class OutboxSpec:
             interval_seconds=_interval(spec),
             resend=ResendPolicy(
                 enabled=resend.flag("enabled", default=True),
-                batch_size=resend.number("batchSize", 1000, least=1, most=10_000),
+                batch_size=resend.number("batchSize", 1000, least=1, most=100_000),
                 max_parallel_jobs=resend.number("maxParallelJobs", 1, least=1, most=10),
                 max_attempts=resend.number("maxAttempts", 5, least=1, most=100),
             ),
@@ -154,7 +154,7 @@ class InboxSpec:
             broker=_broker(spec),
             topology=_topology(spec),
             consumer=spec.text("consumer", most=100),
-            queue=spec.text("queue", most=200),
+            queue=spec.text("queue", most=231),
             interval_seconds=_interval(spec),
             alert_dead_letters=alerts.number("deadLetters", 1, least=1, most=1_000_000_000),
             alert_oldest_age_seconds=alerts.seconds("oldestAge", "10m"),
@@ -208,7 +208,7 @@ class RedriveSpec:
         older, newer = chosen.seconds_or_none("olderThan"), chosen.seconds_or_none("newerThan")
         if older is not None and newer is not None and older >= newer:
             raise chosen.refuse("olderThan", f"nothing is older than that and newer than {format_duration(newer)}")
-        discard = spec.part("discard").text("reason", most=1000).strip() if spec.has("discard") else ""
+        discard = spec.part("discard").text("reason", most=500).strip() if spec.has("discard") else ""
         if spec.has("discard") and not discard:
             raise spec.part("discard").refuse("reason", "say why these messages are worthless; it goes on record")
         return cls(
@@ -216,8 +216,9 @@ class RedriveSpec:
             filter=Filter(
                 reasons=chosen.texts("reasons"),
                 types=chosen.texts("types"),
-                ids=tuple(str(each) for each in chosen.ids("messageIds", most=MOST_MESSAGE_IDS)),
-                subjects=chosen.texts("subjects"),
+                # Compared in lower case: whoever made the letter may have written its id otherwise.
+                ids=tuple(each.lower() for each in chosen.texts("messageIds", most=MOST_MESSAGE_IDS)),
+                subjects=chosen.texts("subjects", most=1000),
                 older_than_seconds=older,
                 younger_than_seconds=newer,
             ),
