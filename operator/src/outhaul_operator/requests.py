@@ -54,9 +54,9 @@ class ResendRun:
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """From JSON. Raises ConfigurationError naming the variable it came by."""
         with _Reading(document):
-            between = document.get("created_between")
+            between, limit = document.get("created_between"), document.get("limit")
             return cls(
-                limit=document.get("limit"),
+                limit=None if limit is None else int(limit),
                 max_attempts=int(document["max_attempts"]),
                 message_ids=tuple(UUID(each) for each in document.get("message_ids", ())),
                 created_between=None
@@ -99,14 +99,14 @@ class RedriveRun:
         """From JSON. Raises ConfigurationError naming the variable it came by."""
         with _Reading(document):
             chosen = document["filter"]
-            lists = {name: tuple(chosen.get(name, ())) for name in ("reasons", "types", "ids", "subjects")}
+            lists = {name: tuple(map(str, chosen.get(name, ()))) for name in ("reasons", "types", "ids", "subjects")}
             return cls(
                 queue=str(document["queue"]),
                 consumer=str(document["consumer"]),
                 filter=Filter(
                     **lists,
-                    older_than_seconds=chosen.get("older_than_seconds"),
-                    younger_than_seconds=chosen.get("younger_than_seconds"),
+                    older_than_seconds=_seconds(chosen.get("older_than_seconds")),
+                    younger_than_seconds=_seconds(chosen.get("younger_than_seconds")),
                 ),
                 limit=int(document["limit"]),
                 rate_per_second=int(document["rate_per_second"]),
@@ -114,6 +114,10 @@ class RedriveRun:
                 discard_reason=str(document["discard_reason"]),
                 force=bool(document["force"]),
             )
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 RunRequest = ResendRun | RedriveRun

@@ -40,15 +40,19 @@ class ConfigurationError(OuthaulError):
 
 
 class Unreachable(OuthaulError):
-    """A part Outhaul needs does not answer. ``part`` names it, ``address`` says where it was looked for."""
+    """A part Outhaul needs does not answer. ``part`` names it, ``address`` says where it was looked for.
+
+    ``refused``: it answers and does not let us in, so that waiting alone will not cure it.
+    """
 
     part = "service"
 
-    def __init__(self, address: str, why: str, remedy: str = "") -> None:
+    def __init__(self, address: str, why: str, remedy: str = "", *, refused: bool = False) -> None:
         super().__init__(f"{self.part} at {address}: {why}" + (f"; {remedy}" if remedy else ""))
         self.address = address
         self.why = why
         self.remedy = remedy
+        self.refused = refused
 
 
 class BrokerUnreachable(Unreachable):

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 # What the connection needs beyond its socket: TLS, login, tune, open. One deadline for all of it.
 HANDSHAKE_SECONDS = 10.0
+_LOGIN = "check user and password of the AMQP URL"
 
 
 def _ignore_blocked(blocked: bool, why: str) -> None:
@@ -157,13 +158,14 @@ def unreachable(address: str, error: BaseException) -> BrokerUnreachable:
     text = describe(error)
     for cause in causes:
         if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
-            return BrokerUnreachable(address, "login refused", "check user and password of the AMQP URL")
+            return BrokerUnreachable(address, "login refused", _LOGIN, refused=True)
         if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 403:
-            return BrokerUnreachable(address, cause.reply_text, "check user and password of the AMQP URL")
+            return BrokerUnreachable(address, cause.reply_text, _LOGIN, refused=True)
         if isinstance(cause, exceptions.ProbableAccessDeniedError) or (
             isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 530
         ):
-            return BrokerUnreachable(address, text, "create the virtual host, or grant the user permissions in it")
+            remedy = "create the virtual host, or grant the user permissions in it"
+            return BrokerUnreachable(address, text, remedy, refused=True)
         if isinstance(cause, exceptions.IncompatibleProtocolError):
             return BrokerUnreachable(
                 address, "does not speak AMQP 0-9-1 here", "check the port (5672, or 5671 for amqps)"

@@ -114,6 +114,7 @@ class Management:
                 return self._unreachable(
                     f"user {user!r} lacks the management tag",
                     f"rabbitmqctl set_user_tags {user} management (policymaker to set policies)",
+                    refused=True,
                 )
             if "virtual host" in reason:
                 return TopologyError(
@@ -124,6 +125,7 @@ class Management:
                 return self._unreachable(
                     "login refused",
                     f"check user and password of {self.settings.setting}; guest is let in from localhost only",
+                    refused=True,
                 )
             return TopologyError(
                 f"{what}: user {user!r} may not do this ({reason}); policies take the tag policymaker (rabbitmqctl "
@@ -148,8 +150,8 @@ class Management:
             )
         return self._unreachable(str(error) or type(error).__name__, f"check {setting}")
 
-    def _unreachable(self, why: str, remedy: str) -> BrokerUnreachable:
-        return BrokerUnreachable(self.settings.address, f"management API: {why}", remedy)
+    def _unreachable(self, why: str, remedy: str, *, refused: bool = False) -> BrokerUnreachable:
+        return BrokerUnreachable(self.settings.address, f"management API: {why}", remedy, refused=refused)
 
     def _decoded(self, answer: Answer) -> Any:
         try:

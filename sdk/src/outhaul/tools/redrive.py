@@ -198,14 +198,19 @@ def discard(
         return moved
     with record.closing(moved):
         batch: list[DeadLetter] = []
-        for letter in _meant(letters, inbox, record):
-            _keep_example(moved, letter)
-            record.counts["moved"] += 1
-            batch.append(letter)
-            if len(batch) >= LETTERS_A_RECORD:
-                _give_up(letters, record, batch)
-                batch = []
-        _give_up(letters, record, batch)
+        try:
+            for letter in _meant(letters, inbox, record):
+                _keep_example(moved, letter)
+                record.counts["moved"] += 1
+                batch.append(letter)
+                if len(batch) >= LETTERS_A_RECORD:
+                    _give_up(letters, record, batch)
+                    batch = []
+            _give_up(letters, record, batch)
+        except BaseException:
+            # Read, counted toward the limit, and still in the queue.
+            record.counts["moved"] -= len(batch)
+            raise
         letters.give_back()
     return moved
 

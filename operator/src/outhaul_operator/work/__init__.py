@@ -1,0 +1,1 @@
+"""What the operator's Jobs run: one resend or one redrive, on record, harmless when run twice or cut short."""
