@@ -11,7 +11,7 @@ from outhaul.cli.exit_codes import FINDING
 from outhaul.cli.output import write_json, write_table
 from outhaul.cli.parts import Parts
 from outhaul.cli.teach import teach
-from outhaul.database import schema_apply
+from outhaul.database import schema_apply, schema_grant
 
 _component = click.option(
     "--component",
@@ -116,3 +116,59 @@ def status(ctx: click.Context, parts: Parts, components: tuple[str, ...], as_jso
         if not as_json:
             click.echo("Run: outhaul schema apply --component NAME", err=True)
         ctx.exit(FINDING)
+
+
+@schema.command(
+    epilog=teach(
+        "outhaul schema grant --component order --role shop_order --as function --dsn postgresql://owner@db/shop",
+        "outhaul schema grant --component outbox --component inbox --role shop_operator --as operator --dry-run",
+        json='{"dry_run": bool, "role", "as": "function|operator",\n'
+        '  "components": [{"component", "database", "grants": [{"component", "privileges", "on"}]}]}',
+    )
+)
+@_component
+@click.option("--role", required=True, metavar="NAME", help="A role that exists already.")
+@click.option(
+    "--as",
+    "purpose",
+    required=True,
+    type=click.Choice(schema_grant.PURPOSES),
+    help="function: the process the tables were made for. operator: who looks, resends and redrives.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the SQL that would be run; change nothing.")
+@options.connections("dsn", "outbox_dsn", "inbox_dsn")
+@options.output
+def grant(parts: Parts, components: tuple[str, ...], role: str, purpose: str, dry_run: bool, as_json: bool) -> None:
+    """Give a role exactly what it needs of a component's tables, and take from it what it had of them besides.
+
+    Connect as the role that applied the schema. Two rights are the server's to give, by a superuser: CONNECT on the
+    database where PUBLIC has it no more, and pg_read_all_stats, by which an operator can name the transaction that
+    holds back vacuum.
+    """
+    results = []
+    for component in components:
+        wanted = schema_grant.grants(component, purpose)
+        database = parts.database_settings(component).address
+        if not dry_run:
+            schema_grant.grant(parts.database(component), component, role=role, purpose=purpose)
+        results.append((component, database, wanted))
+    if as_json:
+        plain = [
+            {
+                "component": component,
+                "database": database,
+                "grants": [
+                    {"component": each.component, "privileges": each.privileges, "on": each.on} for each in wanted
+                ],
+            }
+            for component, database, wanted in results
+        ]
+        write_json({"dry_run": dry_run, "role": role, "as": purpose, "components": plain})
+        return
+    an = "an" if purpose == "operator" else "a"
+    for component, database, wanted in results:
+        if dry_run:
+            for each in wanted:
+                click.echo(f"{each.statement(role).decode()};")
+        else:
+            click.echo(f"{component} at {database}: {role} may do what {an} {purpose} does, and no more")
