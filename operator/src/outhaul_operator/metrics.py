@@ -73,7 +73,11 @@ class OperatorMetrics:
         if enabled:
             prometheus_client.ProcessCollector(registry=self.registry)
             for instrument in self.instruments():
-                instrument.register(prometheus_client, self.registry)
+                self.register(instrument)
+
+    def register(self, instrument: Instrument) -> None:
+        """Expose one more metric: one that the SDK counts."""
+        instrument.register(prometheus_client, self.registry)
 
     def instruments(self) -> list[Instrument]:
         """Every metric, in the order of their definition."""

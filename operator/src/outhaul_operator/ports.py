@@ -2,6 +2,7 @@
 
 A look never raises for what the world may do (a host that is dead, a Secret that is gone, a password that is wrong):
 it answers a `Trouble` in words for people. URLs are of Secrets; they never go into a Trouble, a log or an event.
+Only an API server that is away raises (`Unreachable`): nothing was decided then, and the whole look is made again.
 """
 
 from __future__ import annotations
@@ -69,6 +70,9 @@ class Cluster(Protocol):
 
     async def config_map(self, namespace: str, name: str) -> Mapping[str, str] | Trouble:
         """The entries of a ConfigMap."""
+
+    async def body(self, kind: str, namespace: str, name: str) -> Mapping[str, Any] | Trouble | None:
+        """One of the custom resources as it is now; None when there is none of that name."""
 
     async def jobs_of(self, target: Target) -> tuple[JobView, ...] | Trouble:
         """The object's Jobs, as the API server has them now, not as a cache had them."""

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import ConfigMap, Event, Pod, Secret
 from lightkube.types import PatchType
 
-from outhaul.errors import ConfigurationError
+from outhaul.errors import ConfigurationError, OuthaulError
 from outhaul_operator.adapters.api_calls import ApiCalls, ApiRefused, ApiUnavailable
 from outhaul_operator.adapters.job_views import job_views
 from outhaul_operator.jobs import MANAGED_BY, OWNER_LABEL
@@ -45,6 +45,7 @@ _KINDS: Final = {
         ("Redrive", "redrives"),
     )
 }
+ALL_NAMESPACES: Final = "*"
 _EVENT_MESSAGE_CHARACTERS = 1024
 _log = logging.getLogger(__name__)
 
@@ -72,6 +73,18 @@ class KubernetesCluster:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    async def check(self, namespaces: Sequence[str]) -> None:
+        """Whether the resources can be watched there; no namespaces: in the whole cluster.
+
+        Raises OuthaulError that says what is missing, ApiUnavailable where only waiting helps.
+        """
+        for namespace in namespaces or (ALL_NAMESPACES,):
+            for resource in _KINDS.values():
+                try:
+                    await self._api.ask(self._first(resource, namespace))
+                except ApiRefused as error:
+                    raise OuthaulError(_unprepared(error, resource.__name__, namespace)) from error
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | Trouble:
         """The entries of a Secret that carries the label; else a Trouble that says which is missing."""
@@ -178,6 +191,11 @@ class KubernetesCluster:
         except (ApiRefused, ApiUnavailable) as error:
             _log.warning("an event could not be told: %s", error, extra={"object": str(target), "reason": note.reason})
 
+    async def _first(self, resource: Any, namespace: str) -> Any:
+        async for each in self._client.list(resource, namespace=namespace, chunk_size=1):
+            return each
+        return None
+
     async def _all(self, resource: Any, namespace: str, labels: Any) -> list[Any]:
         return [each async for each in self._client.list(resource, namespace=namespace, labels=labels)]
 
@@ -199,6 +217,21 @@ class KubernetesCluster:
         known = await self._api.ask(self._client.get(Event, name, namespace=namespace))
         change = {"count": (known.count or 1) + 1, "lastTimestamp": _instant(datetime.now(UTC))}
         await self._api.ask(self._client.patch(Event, name, change, namespace=namespace, patch_type=PatchType.MERGE))
+
+
+def _unprepared(error: ApiRefused, kind: str, namespace: str) -> str:
+    if error.code == 404:
+        return (
+            f"the resource definitions of {API_VERSION} ({kind}) are not installed; install the chart with "
+            "crds.install, or kubectl apply --server-side -f helm/outhaul/files/crds/"
+        )
+    if error.code == 403:
+        where = "the whole cluster" if namespace == ALL_NAMESPACES else f"namespace {namespace}"
+        return (
+            f"the operator may not list {kind} objects in {where}; give it the Role of the chart there, or name its "
+            f"namespaces in OUTHAUL_OPERATOR_NAMESPACES ({error.message})"
+        )
+    return f"the API server refused to list {kind} objects: {error}"
 
 
 def _event(target: Target, note: EventNote, name: str, message: str) -> Event:

@@ -1,0 +1,27 @@
+"""An object about which nothing can be decided now: nothing is done, and its status says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from outhaul_operator.conditions import merge, no, transitions
+from outhaul_operator.plan import Plan
+from outhaul_operator.snapshot import Trouble
+from outhaul_operator.specs import Target
+
+_AGAIN_SECONDS = 30.0
+
+
+def plan(target: Target, status: Mapping[str, Any], trouble: Trouble, now: datetime) -> Plan:
+    """Say so on the object. What was decided earlier goes on, and counts of earlier looks stay."""
+    before = status.get("conditions") or ()
+    ready = no("Ready", trouble.reason, trouble.message)
+    conditions = merge(before, (ready,), at=now, generation=target.generation)
+    kept = [each for each in before if each.get("type") != "Ready"]
+    return Plan(
+        status={**status, "observedGeneration": target.generation, "conditions": [*conditions, *kept]},
+        events=transitions(before, (ready,)),
+        look_again_seconds=_AGAIN_SECONDS,
+    )
