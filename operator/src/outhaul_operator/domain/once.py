@@ -120,7 +120,8 @@ def _go_on(
 def _end(seen: Seen, errand: Errand, name: str, view: JobView | None, run: Run | None, now: datetime) -> Plan:
     result = view.result if view is not None else None
     done = run is not None and run.state == records.DONE
-    failed = (view.state == "failed" if view is not None else True) and not done
+    # A pod may be lost after its run was recorded as done; one that left a report has the last word.
+    failed = (view is None or view.state == "failed") and not (done and result is None)
     counts = dict(result.counts) if result is not None and result.counts else _counts(run.counts) if run else {}
     words = (result.message if result is not None else "") or (view.message if view is not None else "")
     words = shortened(words or (run.detail if run is not None else "") or "")

@@ -125,7 +125,7 @@ def _go_on(snapshot: OutboxSnapshot, this: Round, now: datetime) -> _Resending:
     )
     if after.is_over:
         # What is stuck may have been counted before the last Job ended: the next look decides what follows.
-        return _Resending(after, _ended(after), events=(_ending(after),), soon_seconds=_SOON_SECONDS)
+        return _Resending(after, _ended(after), events=_ending(after), soon_seconds=_SOON_SECONDS)
     against = diagnosis.obstacle(database, snapshot.broker)
     held_up = [job for job in snapshot.jobs if job.name in after.names(snapshot.target.uid) and job.reason]
     if missing and against is not None:
@@ -212,11 +212,11 @@ def _ended(last: Round) -> Condition:
     return no("Draining", "ResendFailed", f"round {last.number} failed{when}: {last.message}")
 
 
-def _ending(last: Round) -> EventNote:
-    if last.state == "Succeeded":
-        return EventNote("Normal", "ResendSucceeded", f"round {last.number} sent {last.sent} rows")
-    text = f"round {last.number} sent {last.sent} rows, and failed: {last.message}"
-    return EventNote("Warning", "ResendFailed", text)
+def _ending(last: Round) -> tuple[EventNote, ...]:
+    """A failure is told by Draining, which does not hold then."""
+    if last.state == "Failed":
+        return ()
+    return (EventNote("Normal", "ResendSucceeded", f"round {last.number} sent {last.sent} rows"),)
 
 
 def _jobs(number: int) -> str:

@@ -172,10 +172,10 @@ def job_end(view: JobView | None, run: Run | None) -> Ended | None:
     done = run is not None and run.state == records.DONE
     if view is not None:
         result = view.result
+        # A pod may be lost after its run was recorded as done: nothing is left to do then.
+        failed = view.state == "failed" and not (done and result is None)
         counts = result.counts if result is not None else run.counts if run is not None else {}
         words = (result.message if result is not None else "") or view.message or view.reason
-        # A pod may be lost after its run was recorded as done: nothing is left to do then.
-        failed = view.state == "failed" and not done
         return Ended(failed, _sent(counts), words, result is not None and result.done_before)
     if run is not None and run.state in {records.DONE, records.FAILED}:
         return Ended(not done, _sent(run.counts), run.detail or "")
