@@ -78,6 +78,18 @@ images: ## build outhaul/order, outhaul/waybill and outhaul/operator (NAMES="ord
 test-cluster: setup ## the tests on a Kubernetes of your own: any KUBECONFIG that is plainly for tests (docs/operating.md)
 	@$(PYTHON) -m pytest -m cluster $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
 
+.PHONY: soak
+soak: setup ## orders under random faults of all kinds (ORDERS, MINUTES, RATE, SEED, ROUND, STATE to go on, REPORT=docs/reports/name)
+	@$(LOCAL) install
+	@PYTHONPATH=tests exec $(PYTHON) -P -m chaos.soak $(if $(filter command environment,$(origin ORDERS)),--orders "$(ORDERS)") $(if $(MINUTES),--minutes "$(MINUTES)") \
+		$(if $(RATE),--rate "$(RATE)") $(if $(SEED),--seed "$(SEED)") $(if $(ROUND),--round "$(ROUND)") \
+		$(if $(STATE),--state "$(STATE)") $(if $(REPORT),--report "$(REPORT)")
+
+.PHONY: fuzz
+fuzz: setup ## arbitrary requests and messages, many of them (FUZZ_EXAMPLES=1000 of each kind)
+	@$(LOCAL) install || echo "Without RabbitMQ every fuzzer is skipped."
+	@FUZZ_EXAMPLES="$(or $(FUZZ_EXAMPLES),1000)" $(PYTHON) -m pytest tests/fuzz -o timeout=0
+
 .PHONY: lint
 lint: setup lint-types ## ruff, mypy strict, import-linter; changes nothing
 	@.venv/bin/ruff check .

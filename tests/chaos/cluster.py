@@ -6,7 +6,7 @@ import secrets
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -49,6 +49,7 @@ class Cluster:
 
     nodes: list[Node]
     tether: Tether
+    _cut_off: list[Node] = field(default_factory=list)
 
     @classmethod
     def form(cls, binary: Path, folder: Path, tether: Tether) -> Cluster:
@@ -109,14 +110,18 @@ class Cluster:
     def cut_off(self, node: Node) -> None:
         """Break the network between this node and the others, both ways; each runs on and clients reach it."""
         for one, other in self._links(node):
-            # A cookie that is wrong for that one peer: the connection ends now, and no new one is agreed on.
-            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', cut_off).")
+            # A cookie for that one peer which the peer does not have: no new connection is agreed on.
+            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', '{one.node}').")
+        for one, other in self._links(node):
             rabbitmqctl(one, "eval", f"erlang:disconnect_node('{other.node}@localhost').")
+        self._cut_off.append(node)
 
     def join_again(self, node: Node) -> None:
         """End what :meth:`cut_off` began."""
         for one, other in self._links(node):
-            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', erlang:get_cookie()).")
+            if one.alive():
+                rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', erlang:get_cookie()).")
+        self._cut_off.remove(node)
 
     def neighbours(self, node: Node) -> list[Node]:
         """The other nodes that this one is connected with now."""
@@ -127,6 +132,9 @@ class Cluster:
         """Until every node runs and each is one of the cluster's."""
         for node in self.nodes:
             self.thaw(node)
+        for node in list(self._cut_off):
+            self.join_again(node)
+        for node in self.nodes:
             if not node.alive():
                 self.start(node)
         for node in self.nodes:

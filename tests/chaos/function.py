@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 from function_process import environment
 from outhaul_local.ports import free_port
@@ -91,6 +92,13 @@ class Function:
         else:
             assert self.stop() == 0, self.log.read_text()[-2000:]
         self.start()
+
+    def memory_bytes(self) -> int:
+        """What it holds in memory now; 0 when it is not there."""
+        try:
+            return 0 if self._process is None else int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     @contextmanager
     def supervised(self) -> Iterator[list[int]]:

@@ -15,16 +15,21 @@ from support import BrokerUnderTest
 DEAD_LETTERS = ".dlq"
 
 
-def read(order_dsn: str, waybill_dsn: str, broker: BrokerUnderTest) -> Seen:
-    """Read everything. Messages are looked at and left where they are. Raises the drivers' errors."""
+def read(order_dsn: str, waybill_dsn: str, broker: BrokerUnderTest, *, keys: str = "%") -> Seen:
+    """Read everything. Messages are looked at and left where they are. Raises the drivers' errors.
+
+    ``keys`` (a LIKE pattern) leaves out the orders and waybills of other keys, but nothing that waits or is queued.
+    """
     seen = Seen()
     with psycopg.connect(order_dsn) as conn:
-        for order_id, message_id, customer in conn.execute("SELECT order_id, message_id, customer FROM orders"):
+        orders = "SELECT order_id, message_id, customer FROM orders WHERE customer LIKE %s"
+        for order_id, message_id, customer in conn.execute(orders, (keys,)):
             seen.orders.append(Order(str(order_id), str(message_id), customer))
         for message_id, status in conn.execute("SELECT message_id, status FROM outbox"):
             (seen.parked if status == "parked" else seen.pending).append(str(message_id))
     with psycopg.connect(waybill_dsn) as conn:
-        for order_id, customer in conn.execute("SELECT order_id, customer FROM waybills"):
+        waybills = "SELECT order_id, customer FROM waybills WHERE customer LIKE %s"
+        for order_id, customer in conn.execute(waybills, (keys,)):
             seen.waybills.append(Waybill(str(order_id), customer))
     found = queues(broker)
     connection = pika.BlockingConnection(pika.URLParameters(broker.amqp_url))
