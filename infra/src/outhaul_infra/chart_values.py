@@ -1,0 +1,72 @@
+"""What the stack tells Outhaul's chart (helm/outhaul/values.yaml); what is not here keeps the chart's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from outhaul_infra.names import database, operator_role
+from outhaul_infra.rabbitmq_manifests import amqp_port, management_port
+from outhaul_infra.settings import EXTERNAL, StackSettings
+
+
+def chart_values(settings: StackSettings, *, authority_secret: str | None) -> dict[str, Any]:
+    """The values, those of the setting `chart.values` on top."""
+    images, keda = settings.images, settings.keda
+    values: dict[str, Any] = {
+        "crds": {"install": True, "keep": settings.chart.keep_crds},
+        "images": {
+            "registry": images.registry or "",
+            "pullPolicy": images.pull_policy,
+            **{name: {"tag": images.tag} for name in ("order", "waybill", "operator")},
+        },
+        "functions": {
+            "order": {"replicas": settings.order.replicas, "databasePoolSize": settings.order.pool_size},
+            "waybill": {"replicas": settings.waybill.max_replicas, "databasePoolSize": settings.waybill.pool_size},
+        },
+        "schema": {
+            name: {"functionRole": database(name), "operatorRole": operator_role(name)} for name in ("order", "waybill")
+        },
+        "topology": {"nodes": settings.rabbitmq.replicas if settings.rabbitmq.mode != EXTERNAL else 1},
+        # Said and not left to what the cluster is found to have, or a preview away from it would show another plan.
+        "keda": {
+            "enabled": keda.enabled,
+            "virtualHost": settings.rabbitmq.virtual_host,
+            "minReplicas": settings.waybill.min_replicas,
+            "maxReplicas": settings.waybill.max_replicas,
+            "caSecret": authority_secret or "" if keda.enabled else "",
+        },
+        "networkPolicies": _network(settings),
+    }
+    if authority_secret is not None:
+        authority = {"caSecret": {"name": authority_secret}}
+        values["tls"] = {"broker": authority, "database": authority}
+    return merged(values, settings.chart.values)
+
+
+def _network(settings: StackSettings) -> dict[str, Any]:
+    tls = settings.tls.enabled
+    data = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespaces.data}}}
+    broker: dict[str, Any] = {"ports": [amqp_port(tls=tls)], "managementPorts": [management_port(tls=tls)]}
+    server: dict[str, Any] = {}
+    if settings.rabbitmq.mode == EXTERNAL:
+        address = settings.rabbitmq.management_url or ""
+        managed_at = address.partition("://")[2].partition("/")[0].partition(":")[2]
+        managed = int(managed_at) if managed_at.isdigit() else (443 if address.startswith("https") else 80)
+        broker = {"ports": [settings.rabbitmq.port or amqp_port(tls=tls)], "managementPorts": [managed]}
+    else:
+        broker["peers"] = [data]
+    if settings.postgres.mode == EXTERNAL:
+        server["ports"] = [settings.postgres.port or 5432]
+    else:
+        server["peers"] = [data]
+    return {"broker": broker, "database": server}
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """As helm merges values: mappings key by key, all else replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        mine = result.get(key)
+        result[key] = merged(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return result

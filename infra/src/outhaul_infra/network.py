@@ -1,0 +1,71 @@
+"""Who may connect to whom in the data's namespace, where this stack makes the pods.
+
+Operators' pods are theirs: policies that keep them from their own pods would break them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from outhaul_infra import names
+from outhaul_infra.manifests import Manifest, labels, metadata
+from outhaul_infra.postgres_manifests import PORT
+from outhaul_infra.rabbitmq_manifests import PROMETHEUS_PORT, amqp_port, management_port
+from outhaul_infra.settings import StackSettings
+
+# Policies match after address translation: the name service is met at its pods' own port.
+DNS_PORTS: Final = (53, 5353)
+_BETWEEN_NODES: Final = (4369, 25672)
+
+
+def rabbitmq_policy(settings: StackSettings) -> Manifest:
+    """AMQP and management for the app's namespace, management for KEDA, and the nodes among themselves."""
+    tls = settings.tls.enabled
+    nodes = {"podSelector": {"matchLabels": labels(names.RABBITMQ)}}
+    ingress = [
+        _rule("from", [_namespace(settings.namespaces.app)], amqp_port(tls=tls), management_port(tls=tls)),
+        _rule("from", [nodes], *_BETWEEN_NODES),
+    ]
+    if settings.keda.enabled:
+        ingress.append(_rule("from", [_namespace(settings.keda.namespace)], management_port(tls=tls)))
+    if settings.namespaces.monitoring is not None:
+        ingress.append(_rule("from", [_namespace(settings.namespaces.monitoring)], PROMETHEUS_PORT))
+    dns = [{"protocol": protocol, "port": port} for port in DNS_PORTS for protocol in ("UDP", "TCP")]
+    return _policy(
+        names.RABBITMQ,
+        settings.namespaces.data,
+        ingress,
+        egress=[_rule("to", [nodes], *_BETWEEN_NODES), {"ports": dns}],
+    )
+
+
+def postgres_policy(settings: StackSettings) -> Manifest:
+    """SQL for the app's namespace; the server itself calls nobody."""
+    return _policy(
+        names.POSTGRES,
+        settings.namespaces.data,
+        [_rule("from", [_namespace(settings.namespaces.app)], PORT)],
+        egress=[],
+    )
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+
+
+def _rule(direction: str, peers: list[dict[str, Any]], *ports: int) -> dict[str, Any]:
+    return {direction: peers, "ports": [{"protocol": "TCP", "port": port} for port in ports]}
+
+
+def _policy(part: str, namespace: str, ingress: list[dict[str, Any]], *, egress: list[dict[str, Any]]) -> Manifest:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(part, namespace),
+        "spec": {
+            "podSelector": {"matchLabels": labels(part)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": ingress,
+            "egress": egress,
+        },
+    }
