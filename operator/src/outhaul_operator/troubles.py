@@ -61,9 +61,15 @@ _NETWORK: Final[tuple[tuple[str, str, str], ...]] = (
 _WORDS = re.compile(r"(?:FATAL|ERROR):\s*(?P<words>[^\n]+)")
 
 
-def secret_invalid(error: ConfigurationError, secret: str) -> Trouble:
+def secret_invalid(error: ConfigurationError) -> Trouble:
     """An address in a Secret that cannot be used. Its value is not shown, not even redacted."""
-    return Trouble("SecretInvalid", f"{secret}: {error.remedy}", hopeless=True)
+    return Trouble("SecretInvalid", f"the Secret's {error.setting}: {error.remedy}", hopeless=True)
+
+
+def file_named(setting: str) -> Trouble:
+    """An address that would have this process read or write a file of its own."""
+    message = f"the Secret's {setting}: names a file of the operator's; write the password into the URL"
+    return Trouble("SecretInvalid", message, hopeless=True)
 
 
 def timed_out(what: str, address: str, seconds: float) -> Trouble:

@@ -172,6 +172,32 @@ SELECT count(*) FILTER (WHERE status = 'pending'),
        min(at)
 FROM outbox RIGHT JOIN (SELECT clock_timestamp() AS at) AS clock ON true"""
 
+# Every route of unsent rows, the most stuck first: pending, stuck, what a sender was told of it last, parked.
+WAITING_ROUTES: Final[LiteralString] = """
+SELECT exchange, routing_key,
+       count(*) FILTER (WHERE status = 'pending') AS pending,
+       count(*) FILTER (WHERE status = 'pending' AND available_at <= at
+                          AND created_at < at - make_interval(secs => %(stuck_after_seconds)s::float8)) AS stuck,
+       coalesce(max(last_error) FILTER (WHERE status = 'pending'), ''),
+       count(*) FILTER (WHERE status = 'parked') AS parked
+FROM outbox, (SELECT clock_timestamp() AS at) AS clock
+GROUP BY 1, 2 ORDER BY stuck DESC, pending DESC, 1, 2 LIMIT %(limit)s"""
+PARKED_REASONS: Final[LiteralString] = """
+SELECT coalesce(park_reason, ''), count(*) FROM outbox
+WHERE status = 'parked' GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 5"""
+
+# The counts above over the rows that are due first: where a backlog is too large to be counted in full, say so many
+# rows at least. The parameter is %(most)s.
+_FIRST_ROWS: Final[LiteralString] = """(
+    (SELECT status, exchange, routing_key, created_at, available_at, lease_token, last_error, park_reason
+     FROM outbox WHERE status = 'pending' ORDER BY available_at, seq LIMIT %(most)s)
+    UNION ALL
+    (SELECT status, exchange, routing_key, created_at, available_at, lease_token, last_error, park_reason
+     FROM outbox WHERE status = 'parked' LIMIT %(most)s)) AS outbox"""
+COUNT_FIRST: Final[LiteralString] = COUNT.replace("FROM outbox", f"FROM {_FIRST_ROWS}")
+WAITING_ROUTES_FIRST: Final[LiteralString] = WAITING_ROUTES.replace("FROM outbox", f"FROM {_FIRST_ROWS}")
+PARKED_REASONS_FIRST: Final[LiteralString] = PARKED_REASONS.replace("FROM outbox", f"FROM {_FIRST_ROWS}")
+
 # What slows an outbox down unseen: rows in the net under the partitions (counted up to a bound), and a snapshot held
 # open. Another role's transactions show only to members of pg_read_all_stats.
 HEALTH: Final[LiteralString] = """

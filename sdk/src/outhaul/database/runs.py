@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, LiteralString
 from uuid import uuid4
 
 import psycopg
@@ -37,6 +37,10 @@ UPDATE runs SET state = %s, counts = %s, detail = %s, finished_at = clock_timest
 _GET = """
 SELECT run_id, kind, actor, request, state, counts, detail, started_at, finished_at
 FROM runs WHERE run_id = %s"""
+# (ids,) -> a Run each, as far as they exist
+GET_MANY: Final[LiteralString] = """
+SELECT run_id, kind, actor, request, state, counts, detail, started_at, finished_at
+FROM runs WHERE run_id = ANY(%s::text[])"""
 # The lists of letters that a long discard leaves behind are not runs of their own.
 _RECENT = """
 SELECT run_id, kind, actor, request, state, counts, detail, started_at, finished_at

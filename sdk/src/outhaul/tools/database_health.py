@@ -1,8 +1,13 @@
-"""Is this database fit to hold an outbox or an inbox? Each check is a read; none of them takes a lock that matters."""
+"""Is this database fit to hold an outbox or an inbox? Each check is a read; none of them takes a lock that matters.
+
+A finding's words stay the same while nothing changes (since when, not for how long; counts rounded), so that what
+watches can tell a change from the passing of time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -27,7 +32,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
        current_setting('synchronous_commit')"""
 _LONG_TRANSACTIONS: Final[LiteralString] = """
 SELECT pid, coalesce(usename, '?'), coalesce(nullif(application_name, ''), 'no application name'), state,
-       extract(epoch FROM clock_timestamp() - xact_start)::float8 AS seconds
+       xact_start
 FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
   AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
@@ -35,7 +40,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 ORDER BY xact_start LIMIT 5"""
 _SEES_ALL: Final[LiteralString] = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')"
 _PREPARED: Final[LiteralString] = """
-SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::float8 FROM pg_prepared_xacts
+SELECT gid, prepared FROM pg_prepared_xacts
 WHERE database = current_database() AND prepared < clock_timestamp() - make_interval(secs => %s::float8) LIMIT 5"""
 _SLOTS: Final[LiteralString] = """
 SELECT slot_name FROM pg_replication_slots
@@ -104,13 +109,13 @@ def _horizon(conn: Connection, component: str, seconds: float) -> Iterator[Findi
     """What holds back vacuum: hot tables grow, and claims with them, while an old snapshot is open."""
     check = f"{component} vacuum"
     found = False
-    for pid, user, application, state, age in conn.execute(_LONG_TRANSACTIONS, (seconds,)).fetchall():
+    for pid, user, application, state, began_at in conn.execute(_LONG_TRANSACTIONS, (seconds,)).fetchall():
         found = True
-        text = f"a transaction of {user} ({application}, pid {pid}, {state}) is open since {age:.0f} s"
+        text = f"a transaction of {user} ({application}, pid {pid}, {state}) is open since {_instant(began_at)}"
         yield Finding(check, Level.WARNING, text, f"end it where it was begun, or: SELECT pg_terminate_backend({pid})")
-    for gid, age in conn.execute(_PREPARED, (seconds,)).fetchall():
+    for gid, prepared_at in conn.execute(_PREPARED, (seconds,)).fetchall():
         found = True
-        text = f"a prepared transaction {gid!r} waits since {age:.0f} s"
+        text = f"a prepared transaction {gid!r} waits since {_instant(prepared_at)}"
         yield Finding(check, Level.WARNING, text, "COMMIT PREPARED or ROLLBACK PREPARED it")
     for (slot,) in conn.execute(_SLOTS).fetchall():
         found = True
@@ -141,7 +146,7 @@ def _partitions(conn: Connection, component: str, table: str) -> Iterator[Findin
     ).fetchone()
     rows = counted[0] if counted else 0
     if rows:
-        text = f"{rows}{' or more' if rows == _MOST_COUNTED else ''} rows lie in {table}_default"
+        text = f"{_about(rows)} rows lie in {table}_default"
         yield Finding(check, Level.WARNING, text, f"they are safe, and go with retention; {remedy}")
 
 
@@ -149,7 +154,21 @@ def _bloat(conn: Connection, component: str) -> Iterator[Finding]:
     table = _HOT_TABLE[component]
     row = conn.execute(_DEAD, (table,)).fetchone()
     if row and row[0] > _DEAD_ROWS and row[0] > row[1]:
-        text = f"{table} has {row[0]} dead rows beside {row[1]} live ones: autovacuum does not keep up"
+        text = f"{table} has {_about(row[0])} dead rows, more than live ones: autovacuum does not keep up"
         yield Finding(
             f"{component} vacuum", Level.WARNING, text, "see what holds it back above, or give it more workers"
         )
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _about(count: int) -> str:
+    """The count's first digit.
+
+    >>> _about(7), _about(1234)
+    ('7', '1000 or more')
+    """
+    step: int = 10 ** (len(str(count)) - 1)
+    return str(count) if step == 1 else f"{count // step * step} or more"

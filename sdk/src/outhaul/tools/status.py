@@ -33,11 +33,10 @@ MEND_ROUTE: Final = "they go out by themselves once the cause is gone; `outhaul 
 _TROUBLED_ROUTES: Final[LiteralString] = """
 SELECT exchange, routing_key, count(*), max(last_error) FROM outbox
 WHERE status = 'pending' AND last_error IS NOT NULL GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 5"""
-_PARKED_REASONS: Final[LiteralString] = """
-SELECT coalesce(park_reason, ''), count(*) FROM outbox WHERE status = 'parked' GROUP BY 1 ORDER BY 2 DESC LIMIT 5"""
 _SENT_LATELY: Final[LiteralString] = "SELECT count(*) FROM outbox_sent WHERE message_id >= %s"
 _CONSUMED_LATELY: Final[LiteralString] = "SELECT count(*) FROM inbox WHERE consumer = %s AND message_id >= %s"
-_FAILING: Final[LiteralString] = """
+# (consumer,) -> messages that have not ended well yet, the most runs nobody saw end, the most failures
+FAILING: Final[LiteralString] = """
 SELECT count(*), coalesce(max(started), 0), coalesce(max(failed), 0) FROM deliveries WHERE consumer = %s"""
 _LATELY: Final[LiteralString] = "SELECT clock_timestamp() - make_interval(secs => %s::float8)"
 
@@ -94,7 +93,7 @@ def read_outbox(conn: Connection, *, stuck_after_seconds: float = STUCK_AFTER_SE
         counts=Counts(*row),
         senders=tuple(LiveSender._make(sender) for sender in senders),
         troubled_routes=tuple(Route._make(route) for route in conn.execute(_TROUBLED_ROUTES).fetchall()),
-        parked_reasons=tuple(conn.execute(_PARKED_REASONS).fetchall()),
+        parked_reasons=tuple(conn.execute(outbox_queries.PARKED_REASONS).fetchall()),
         sent_lately=_one(conn, _SENT_LATELY, (_lately(conn),)),
     )
 
@@ -104,7 +103,7 @@ def read_inbox(conn: Connection, consumer: str | None = None) -> tuple[ConsumerS
     since = _lately(conn)
     found = []
     for name in [consumer] if consumer else consumers(conn):
-        failing = conn.execute(_FAILING, (name,)).fetchone() or (0, 0, 0)
+        failing = conn.execute(FAILING, (name,)).fetchone() or (0, 0, 0)
         found.append(
             ConsumerStatus(
                 consumer=name,
