@@ -17,7 +17,7 @@ import psycopg
 from chaos.function import Function
 from chaos.ledger import Told, Verdict, judge
 from chaos.ledger_reading import backlog, queues, read
-from chaos.load import Load
+from chaos.load import CLIENTS, Load
 from outhaul_local.tether import Tether
 from support import BrokerUnderTest, poll
 from support_amqp import through_port
@@ -69,17 +69,19 @@ class System:
         waybill_settings: dict[str, str] | None = None,
         waybill_module: str = WAYBILL,
     ) -> None:
-        """That many of each function, ready."""
+        """That many more of each function, ready."""
         common = {"OUTHAUL_ALERT_WEBHOOK_URL": self.alerts.url}
+        there = len(self.orders), len(self.waybills)
         for _ in range(orders):
             settings = common | SENDER | self._addresses(ORDER) | (order_settings or {})
             self.orders.append(Function(ORDER, self.folder, self.tether, settings))
         for _ in range(waybills):
             settings = common | self._addresses(WAYBILL) | (waybill_settings or {})
             self.waybills.append(Function(waybill_module, self.folder, self.tether, settings))
-        for function in self.functions:
+        added = [*self.orders[there[0] :], *self.waybills[there[1] :]]
+        for function in added:
             function.start()
-        for function in self.functions:
+        for function in added:
             function.wait_ready()
 
     @property
@@ -87,9 +89,9 @@ class System:
         """All of them."""
         return [*self.orders, *self.waybills]
 
-    def load(self, *, rate: float = 60, prefix: str = "order") -> Load:
+    def load(self, *, rate: float = 60, prefix: str = "order", clients: int = CLIENTS) -> Load:
         """Clients of all order functions."""
-        return Load([function.url for function in self.orders], rate=rate, prefix=prefix)
+        return Load([function.url for function in self.orders], rate=rate, prefix=prefix, clients=clients)
 
     def settle(self, told: Told, *, seconds: float = 60, letters: int = 0) -> Verdict:
         """Until the backlog is zero by itself, and then the ledger's verdict; AssertionError when it is not whole.

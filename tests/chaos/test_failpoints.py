@@ -1,0 +1,178 @@
+"""Functions that are killed, or stand still, between two steps that a crash must not tear apart.
+
+Each point is passed on purpose, and the process's own log says that it ended there; each run ends with the ledger's
+verdict. Where a point really lies is looked up in the databases and the queues at the moment of death.
+"""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from chaos.armed import arm, disarm, wait_killed, wait_stopped
+from chaos.function import Function
+from chaos.system import System, count, lasts
+from outhaul_waybill.topology import QUEUE
+from support import poll
+from support_amqp import Amqp
+
+pytestmark = pytest.mark.chaos
+
+SENDER_POINTS = ["commit-answer", "commit-publish", "publish-confirm", "confirm-mark"]
+CONSUMER_POINTS = ["insert-commit", "commit-ack"]
+PAST_THE_LEASE_SECONDS = 8.0
+
+
+def victims_of(point: str, system: System) -> list[Function]:
+    return system.orders if point in SENDER_POINTS else system.waybills
+
+
+def armed_again(victim: Function, trigger: str) -> None:
+    arm(victim, trigger)
+    victim.restart(kill=False)
+    victim.wait_ready()
+
+
+def alive_again(victim: Function) -> None:
+    disarm(victim)
+    victim.start()
+    victim.wait_ready()
+
+
+@pytest.mark.parametrize(
+    ("point", "answered", "queued"),
+    [
+        ("commit-answer", False, 0),
+        ("commit-publish", None, 0),  # the answer may or may not be on its way by then
+        ("publish-confirm", True, 1),
+        ("confirm-mark", True, 1),
+    ],
+)
+def test_a_senders_point_lies_where_its_name_says(
+    point: str, answered: bool | None, queued: int, system: System
+) -> None:
+    trigger = f"{point}=kill@1"
+    system.start(waybills=0, order_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
+    [sender] = system.orders
+    with Amqp(system.broker) as amqp, system.load(rate=1, clients=1) as load:
+        wait_killed(sender, trigger)
+        assert (system.committed(), system.pending()) == (1, 1), "one order, not marked sent"
+        poll(lambda: amqp.depth(QUEUE) == queued, what=f"{queued} messages with the broker")
+        if answered is not None:
+            poll(lambda: bool(load.acknowledged) == answered, what=f"the client's view, answered: {answered}")
+        alive_again(sender)
+        told = load.finish()
+        poll(lambda: system.pending() == 0, seconds=30, what="a row that is sent after its lease")
+        copies = amqp.depth(QUEUE)
+        system.start(orders=0)
+    verdict = system.settle(told)
+    assert copies == verdict.committed + queued, "what the broker already had is sent once more, nothing else is"
+
+
+@pytest.mark.parametrize(("point", "made"), [("insert-commit", 0), ("commit-ack", 1)])
+def test_a_consumers_point_lies_where_its_name_says(point: str, made: int, system: System) -> None:
+    trigger = f"{point}=kill@1"
+    system.start(waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
+    [consumer] = system.waybills
+    with Amqp(system.broker) as amqp, system.load(rate=1, clients=1) as load:
+        wait_killed(consumer, trigger)
+        poll(lambda: amqp.depth(QUEUE) >= 1, what="a message that is not acknowledged")
+        assert system.made() == made
+        assert count(system.waybill_dsn, "SELECT count(*) FROM inbox") == made
+        alive_again(consumer)
+        system.settle(load.finish())
+
+
+def test_an_order_between_its_insert_and_its_commit_is_there_or_not_and_never_twice(system: System) -> None:
+    """The statement is one, so the point lies in the server: a deferred trigger waits there before the commit."""
+    system.start(orders=2)
+    with psycopg.connect(system.order_dsn, autocommit=True) as conn:
+        conn.execute(
+            "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$"
+        )
+        conn.execute(
+            "CREATE CONSTRAINT TRIGGER linger AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION linger()"
+        )
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+    with system.load() as load:
+        for ends_in_server in (False, True):
+            load.more(20)
+            with psycopg.connect(system.order_dsn, autocommit=True) as conn:
+                conn.execute("SELECT pg_advisory_lock(1)")
+                poll(lambda: count(system.order_dsn, waiting) >= 2, what="orders inserted and not committed")
+                for function in system.orders:
+                    function.kill()
+                if ends_in_server:
+                    # Else they commit, and nobody is there to be told.
+                    conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'advisory'")
+            for function in system.orders:
+                function.start()
+        load.more(20)
+        verdict = system.settle(load.finish())
+    assert verdict.recovered
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        *SENDER_POINTS[:2],
+        pytest.param("publish-confirm", marks=pytest.mark.chaos_quick),
+        "confirm-mark",
+        "insert-commit",
+        pytest.param("commit-ack", marks=pytest.mark.chaos_quick),
+    ],
+)
+def test_a_function_killed_between_two_steps_costs_no_order(point: str, system: System) -> None:
+    system.start(orders=2, waybills=2)
+    victim = system.rng.choice(victims_of(point, system))
+    trigger = f"{point}=kill@{system.rng.randint(1, 20)}"
+    armed_again(victim, trigger)
+    with system.load() as load:
+        wait_killed(victim, trigger)
+        load.more(20)
+        alive_again(victim)
+        load.more(20)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
+
+
+@pytest.mark.parametrize("point", [*SENDER_POINTS, *CONSUMER_POINTS])
+def test_both_functions_killed_between_two_steps_twice_over_cost_no_order(point: str, system: System) -> None:
+    system.start(orders=2, waybills=2)
+    victims = victims_of(point, system)
+    triggers = [f"{point}=kill@{system.rng.randint(1, 10)}" for _ in victims]
+    for victim, trigger in zip(victims, triggers, strict=True):
+        armed_again(victim, trigger)
+    with system.load() as load:
+        for life in (1, 2):
+            for victim, trigger in zip(victims, triggers, strict=True):
+                wait_killed(victim, trigger, times=life)
+                victim.start()
+        for victim in victims:
+            victim.kill()
+            alive_again(victim)
+        load.more(20)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
+
+
+@pytest.mark.parametrize("ends", ["goes on", "is killed"])
+@pytest.mark.parametrize("point", [*SENDER_POINTS, *CONSUMER_POINTS])
+def test_a_function_that_stands_still_between_two_steps_costs_no_order(point: str, ends: str, system: System) -> None:
+    system.start(orders=2, waybills=2)
+    victim = system.rng.choice(victims_of(point, system))
+    trigger = f"{point}=stop@{system.rng.randint(1, 20)}"
+    armed_again(victim, trigger)
+    with system.load() as load:
+        wait_stopped(victim, trigger)
+        lasts(PAST_THE_LEASE_SECONDS)
+        if ends == "goes on":
+            victim.thaw()
+        else:
+            victim.kill()
+            alive_again(victim)
+        load.more(20)
+        system.settle(load.finish())
+    assert system.spent_attempts() == 0
