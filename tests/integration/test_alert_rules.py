@@ -74,6 +74,7 @@ def test_every_alert_is_tried_by_a_case() -> None:
 
 def test_the_page_of_alerts_lists_each_with_its_severity() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "alerts.md").read_text()
-    listed = dict(re.findall(r"^\| `(\w+)` \| (\w+)", page, re.MULTILINE))
+    table = page.partition("## Prometheus rules")[2]
+    listed = dict(re.findall(r"^\| \[`(\w+)`\]\(\S+\) \| (\w+)", table, re.MULTILINE))
     alerts = rules.text().split("- alert: ")[1:]
     assert listed == {alert.split()[0]: alert.split("severity: ")[1].split()[0] for alert in alerts}
