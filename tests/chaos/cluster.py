@@ -104,24 +104,27 @@ class Cluster:
     def restart(self, node: Node) -> None:
         """End it in order, as an upgrade would, start it and wait until it is one of the cluster's again."""
         self._signal(node, signal.SIGTERM)
-        poll(lambda: not node.alive(), seconds=60, what=f"the end of {node.node}")
+        assert node._spawned is not None
+        node._spawned.handle.wait(60)
         self.mend()
 
-    def cut_off(self, node: Node) -> None:
-        """Break the network between this node and the others, both ways; each runs on and clients reach it."""
-        for one, other in self._links(node):
-            # A cookie for that one peer which the peer does not have: no new connection is agreed on.
-            rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', '{one.node}').")
-        for one, other in self._links(node):
-            rabbitmqctl(one, "eval", f"erlang:disconnect_node('{other.node}@localhost').")
-        self._cut_off.append(node)
+    def cut_off(self, *nodes: Node) -> None:
+        """Break the network between each of these and all others, both ways; all run on and clients reach them."""
+        self._cut_off = list(nodes)
+        for one, others in self._links():
+            # A cookie for that peer which the peer does not have: once they part, they agree on no new connection.
+            self._evaluate(one, *(f"erlang:set_cookie('{peer.node}@localhost', '{one.node}')" for peer in others))
+        for node in nodes:
+            # All its links at once: parted one by one, the others would see a partial partition and pause as well.
+            self._evaluate(node, "[erlang:disconnect_node(Peer) || Peer <- nodes()]")
 
-    def join_again(self, node: Node) -> None:
+    def join_again(self) -> None:
         """End what :meth:`cut_off` began."""
-        for one, other in self._links(node):
+        for one, others in self._links():
             if one.alive():
-                rabbitmqctl(one, "eval", f"erlang:set_cookie('{other.node}@localhost', erlang:get_cookie()).")
-        self._cut_off.remove(node)
+                cookies = (f"erlang:set_cookie('{peer.node}@localhost', erlang:get_cookie())" for peer in others)
+                self._evaluate(one, *cookies)
+        self._cut_off = []
 
     def neighbours(self, node: Node) -> list[Node]:
         """The other nodes that this one is connected with now."""
@@ -132,8 +135,7 @@ class Cluster:
         """Until every node runs and each is one of the cluster's."""
         for node in self.nodes:
             self.thaw(node)
-        for node in list(self._cut_off):
-            self.join_again(node)
+        self.join_again()
         for node in self.nodes:
             if not node.alive():
                 self.start(node)
@@ -180,8 +182,17 @@ class Cluster:
         self.kill(*self.nodes)
         kill_port_mapper(self.nodes[0].ports.epmd)
 
-    def _links(self, node: Node) -> list[tuple[Node, Node]]:
-        return [pair for other in self.others(node) for pair in ((node, other), (other, node))]
+    def _links(self) -> list[tuple[Node, list[Node]]]:
+        """Each node with those that it is cut off from."""
+        found = [
+            (one, [peer for peer in self.others(one) if one in self._cut_off or peer in self._cut_off])
+            for one in self.nodes
+        ]
+        return [(one, peers) for one, peers in found if peers]
+
+    @staticmethod
+    def _evaluate(node: Node, *expressions: str) -> None:
+        rabbitmqctl(node, "eval", ", ".join(expressions) + ".")
 
     def _running(self) -> int:
         return sum(bool(each.get("running")) for each in self._ask("/api/nodes"))

@@ -224,12 +224,11 @@ def _node_restarted(ground: Ground, rng: random.Random) -> Iterator[None]:
 
 @contextmanager
 def _partition(ground: Ground, rng: random.Random) -> Iterator[None]:
-    node = rng.choice(ground.cluster.nodes)
-    ground.cluster.cut_off(node)
+    ground.cluster.cut_off(rng.choice(ground.cluster.nodes))
     try:
         yield
     finally:
-        ground.cluster.join_again(node)
+        ground.cluster.join_again()
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_a_partition_that_cuts_off_the_queues_leader_costs_no_order(clustered: S
         cluster.cut_off(leader)
         assert not cluster.neighbours(leader)
         clustered.wait_made(clustered.made() + 60)
-        cluster.join_again(leader)
+        cluster.join_again()
         poll(lambda: len(cluster.neighbours(leader)) == 2, seconds=60, what="the end of the partition")
         load.more(20)
         clustered.settle(load.finish(), seconds=120)
@@ -85,12 +85,10 @@ def test_a_partition_that_leaves_no_majority_costs_no_order(clustered: System, c
     clustered.start()
     with clustered.load() as load:
         load.more(60)
-        for node in cluster.nodes:
-            cluster.cut_off(node)
+        cluster.cut_off(*cluster.nodes)
         load.more(60)
         poll(lambda: clustered.pending() >= 50, seconds=30, what="orders that wait")
-        for node in cluster.nodes:
-            cluster.join_again(node)
+        cluster.join_again()
         clustered.settle(load.finish(), seconds=120)
     assert clustered.spent_attempts() == 0
 
