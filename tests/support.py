@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 INTERVAL_SECONDS = 0.02
@@ -24,7 +24,15 @@ def poll(predicate: Callable[[], T], *, seconds: float = 10, what: str = "the co
         time.sleep(INTERVAL_SECONDS)
 
 
-async def apoll(predicate: Callable[[], T | Awaitable[T]], *, seconds: float = 10, what: str = "the condition") -> T:
+@overload
+async def apoll(predicate: Callable[[], Coroutine[Any, Any, T]], *, seconds: float = 10, what: str = "") -> T: ...
+
+
+@overload
+async def apoll(predicate: Callable[[], T], *, seconds: float = 10, what: str = "") -> T: ...
+
+
+async def apoll(predicate: Callable[[], Any], *, seconds: float = 10, what: str = "the condition") -> Any:
     """The asynchronous twin of :func:`poll`; the predicate may be plain or a coroutine function."""
     deadline = time.monotonic() + seconds
     while True:

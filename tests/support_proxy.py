@@ -32,6 +32,7 @@ class Proxy:
         self._close_seconds = 0.0
         self._bytes_until_cut: int | None = None
         self.port = 0
+        self.accepted = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -134,6 +135,7 @@ class Proxy:
         await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         self._writers.add(writer)
         connected = await self._connect()
         if connected is None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from outhaul.topology import consumer_topology
 from outhaul_local.failure import LocalFailure
 from outhaul_local.rabbitmq import BrokerPorts, RabbitServer, find_binary
 from outhaul_local.tether import Tether
+from outhaul_operator.adapters.rabbitmq import RabbitBrokers
+from outhaul_operator.ports import BrokerUrls
+from outhaul_operator.snapshot import BrokerView
 from support import BrokerUnderTest, apoll, poll
 from support_amqp import Amqp
 from support_outbox import EXCHANGE, KEY, QUEUE, message, pending, record, rows, sent_ids
@@ -126,6 +129,33 @@ async def test_through_a_memory_alarm_rows_are_recorded_and_wait_and_then_all_ar
             no_memory_alarm(server)
         await apoll(lambda: pending(outbox_dsn) == 0, seconds=60, what="the backlog sent")
     assert set(numbers(broken_broker, 2001)) == set(range(2001))
+
+
+@in_loop
+async def test_an_alarm_is_named_by_the_operators_look(server: RabbitServer, broken_broker: BrokerUnderTest) -> None:
+    operator = RabbitBrokers(timeout_seconds=5, keep_seconds=0)
+    urls = BrokerUrls(amqp=broken_broker.amqp_url, management=broken_broker.management_url)
+
+    async def alarms() -> tuple[str, ...]:
+        view = await operator.look(urls)
+        assert isinstance(view, BrokerView), view
+        return view.alarms
+
+    try:
+        assert await alarms() == ()
+        memory_alarm(server)
+        try:
+            [told] = await apoll(alarms, what="the alarm")
+            assert told.startswith(f"the memory alarm is on at node {server.node}")
+        finally:
+            no_memory_alarm(server)
+        await apoll(lambda: is_quiet(alarms), what="the alarm's end")
+    finally:
+        await operator.close()
+
+
+async def is_quiet(alarms: Callable[[], Awaitable[tuple[str, ...]]]) -> bool:
+    return not await alarms()
 
 
 def still_waiting(dsn: str, at_least: int) -> None:

@@ -46,12 +46,25 @@ class Management:
 
     def version(self) -> tuple[int, ...]:
         """The broker's version, as (4, 3, 6)."""
-        overview = self.get("overview")
+        overview = self.get("overview", query="?columns=rabbitmq_version")
         text = overview.get("rabbitmq_version", "") if isinstance(overview, dict) else ""
         numbers = tuple(int(part) for part in str(text).split("-")[0].split(".") if part.isdigit())
         if len(numbers) < 2:
             raise self._unreachable("does not say which version it is", "check that the URL is RabbitMQ's")
         return numbers
+
+    def alarms(self) -> tuple[str, ...]:
+        """Why the cluster takes no messages, a sentence each; empty when it takes them."""
+        answer = self._ask("GET", ("health", "checks", "alarms"), accepted=503)
+        said = self._decoded(answer)
+        if answer.status != 503:
+            return ()
+        found = said.get("alarms") if isinstance(said, dict) else None
+        alarms = {(str(each.get("resource", "")), str(each.get("node", ""))) for each in found or [{}]}
+        return tuple(
+            f"the {resource or 'resource'} alarm is on at node {node or '?'}: nothing is taken until it is off"
+            for resource, node in sorted(alarms)
+        )
 
     def running_nodes(self) -> int | None:
         """How many nodes of the cluster run; None when the user may not know (it lacks the tag ``monitoring``)."""
@@ -84,6 +97,7 @@ class Management:
         *,
         query: str = "",
         forbidden_is_error: bool = True,
+        accepted: int | None = None,
     ) -> Answer:
         settings = self.settings
         password = settings.secret.read(setting=settings.setting) or ""
@@ -101,7 +115,7 @@ class Management:
             raise self._no_answer(error) from error
         if answer.status == 401 and not forbidden_is_error and self._reason(answer) == "Not monitor user":
             return answer
-        if answer.status < 300 or answer.status == 404:
+        if answer.status < 300 or answer.status in {404, accepted}:
             return answer
         raise self._refusal(answer, "/".join(path))
 
