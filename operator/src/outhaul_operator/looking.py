@@ -130,6 +130,9 @@ class Looking:
         seen = Seen(
             target=target, status=status, jobs=jobs or (), jobs_refused=self._refused.get(target.uid), slots_free=0
         )
+        if kind.jobs == "once" and once.is_final(status):
+            self._slots.take(target.uid, 0)
+            return once.settled(seen)
         snapshot: Any = await self._see(kind, spec, seen)
         if jobs is None and isinstance(snapshot, OutboxSnapshot) and _is_stuck(snapshot):
             jobs = await self._cluster.jobs_of(target)

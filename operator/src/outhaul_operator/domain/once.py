@@ -49,12 +49,17 @@ def is_final(status: Mapping[str, Any]) -> bool:
     return status.get("phase") in FINAL
 
 
+def settled(seen: Seen) -> Plan:
+    """What is left to do once it is final."""
+    return Plan(status=seen.status, expire=_finished(seen), look_again_seconds=_HOUR)
+
+
 def plan(seen: Seen, errand: Errand, runs: Mapping[str, Run] | None, now: datetime) -> Plan:
     """Decide. ``runs`` None: the records cannot be read now."""
     if seen.target.deleting:
         return Plan(status=seen.status)
     if is_final(seen.status):
-        return Plan(status=seen.status, expire=_finished(seen), look_again_seconds=_HOUR)
+        return settled(seen)
     name = _name(seen.target, seen.status)
     view = next((job for job in seen.jobs if job.name == name), None)
     run = (runs or {}).get(name)

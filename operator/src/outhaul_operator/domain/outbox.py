@@ -104,9 +104,7 @@ def _resend(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> _Resen
     if last is not None and not last.is_over:
         return _go_on(snapshot, last, now)
     if isinstance(database, Trouble):
-        return _Resending(
-            last, unknown("Draining", "DatabaseNotSeen", "what waits cannot be seen: " + database.message)
-        )
+        return _Resending(last, _not_seen(database))
     return _decide(spec, snapshot, database, last, now)
 
 
@@ -125,7 +123,8 @@ def _go_on(snapshot: OutboxSnapshot, this: Round, now: datetime) -> _Resending:
     )
     if after.is_over:
         # What is stuck may have been counted before the last Job ended: the next look decides what follows.
-        return _Resending(after, _ended(after), events=_ending(after), soon_seconds=_SOON_SECONDS)
+        draining = _not_seen(database) if isinstance(database, Trouble) else _ended(after)
+        return _Resending(after, draining, events=_ending(after), soon_seconds=_SOON_SECONDS)
     against = diagnosis.obstacle(database, snapshot.broker)
     held_up = [job for job in snapshot.jobs if job.name in after.names(snapshot.target.uid) and job.reason]
     if missing and against is not None:
@@ -210,6 +209,10 @@ def _ended(last: Round) -> Condition:
     next_at = last.next_at()
     when = f"; the next begins at {instant(next_at)} if rows are stuck then" if next_at else ""
     return no("Draining", "ResendFailed", f"round {last.number} failed{when}: {last.message}")
+
+
+def _not_seen(database: Trouble) -> Condition:
+    return unknown("Draining", "DatabaseNotSeen", f"what waits cannot be seen: {database.message}")
 
 
 def _ending(last: Round) -> tuple[EventNote, ...]:
