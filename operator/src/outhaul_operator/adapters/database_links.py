@@ -28,7 +28,9 @@ from outhaul_operator.snapshot import Trouble
 T = TypeVar("T")
 Connection = psycopg.AsyncConnection[Any]
 
-KEPT_A_SERVER: Final = 20
+KEPT_A_SERVER: Final = 50
+SHARE_OF_SERVER: Final = 10
+"""At most every so-manieth connection that a server takes is kept: it has others to serve."""
 IDLE_SECONDS: Final = 90.0
 LIFE_SECONDS: Final = 300.0
 """A password changed on the server alone is noticed after this."""
@@ -36,6 +38,7 @@ LIFE_SECONDS: Final = 300.0
 # Files of this process, such as its API token, are not to be sent to a host that a Secret names, nor written.
 FILES: Final = frozenset({"password_file", "passfile", "service", "servicefile", "sslkeylogfile"})
 _SETTING: Final = "database URL"
+_MOST_CONNECTIONS: Final = "SELECT current_setting('max_connections')::integer"
 
 
 class Silent(Exception):
@@ -47,6 +50,7 @@ class _Held:
     conn: Connection
     server: str
     opened_at: float
+    share: int | None = None
     used_at: float = 0.0
 
 
@@ -115,8 +119,7 @@ class DatabaseLinks:
                 connect_timeout=max(2, round(self._timeout_seconds)),
                 fallback_application_name="outhaul operator",
             )
-        options = settings.options
-        server = f"{options.get('host') or options.get('hostaddr')}:{options.get('port')}"
+        server = settings.options.get("host") or settings.options.get("hostaddr") or ""
         return _Held(conn, server, opened_at=time.monotonic())
 
     async def _do(self, key: str, held: _Held, work: Callable[[Connection], Awaitable[T]], deadline: float) -> T:
@@ -129,6 +132,9 @@ class DatabaseLinks:
 
         timer = asyncio.get_running_loop().call_at(deadline, give_up)
         try:
+            if held.share is None:
+                row = await (await held.conn.execute(_MOST_CONNECTIONS)).fetchone()
+                held.share = int(row[0]) // SHARE_OF_SERVER if row else 0
             result = await work(held.conn)
         except psycopg.Error as error:
             if silent:
@@ -152,7 +158,8 @@ class DatabaseLinks:
         now = time.monotonic()
         usable = not held.conn.closed and held.conn.info.transaction_status == TransactionStatus.IDLE
         kept = sum(each.server == held.server for several in self._kept.values() for each in several)
-        if usable and now - held.opened_at < LIFE_SECONDS and kept < self._kept_a_server:
+        most = min(self._kept_a_server, held.share or 0)
+        if usable and now - held.opened_at < LIFE_SECONDS and kept < most:
             held.used_at = now
             self._kept.setdefault(key, []).append(held)
         else:
