@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import kopf
 
 from outhaul.errors import OuthaulError
+from outhaul_operator.adapters.api_trust import as_kubectl_does
 from outhaul_operator.jobs import MANAGED_BY, OWNER_LABEL
 from outhaul_operator.looking import Looking
 from outhaul_operator.loop import LookLoop
@@ -117,8 +119,21 @@ def make_settings(*, timeout_seconds: float) -> kopf.OperatorSettings:
     return settings
 
 
+class Connection(kopf.ConnectionInfo):
+    """The same trust in the API server's certificate as the rest of the operator has."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """Kopf's own, less strict."""
+        return as_kubectl_does(super().as_ssl_context())
+
+
 def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
     """As lightkube does: by the pod's service account, else by ``KUBECONFIG``."""
+    info = _found(**arguments)
+    return None if info is None else Connection(**{each.name: getattr(info, each.name) for each in fields(info)})
+
+
+def _found(**arguments: Any) -> kopf.ConnectionInfo | None:
     info = kopf.login_with_service_account(**arguments)
     if info is None:
         return kopf.login_with_kubeconfig(**arguments)

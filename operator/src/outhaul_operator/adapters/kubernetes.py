@@ -27,6 +27,7 @@ from lightkube.types import PatchType
 
 from outhaul.errors import ConfigurationError, OuthaulError
 from outhaul_operator.adapters.api_calls import ApiCalls, ApiRefused, ApiUnavailable
+from outhaul_operator.adapters.api_trust import context_for
 from outhaul_operator.adapters.job_views import job_views
 from outhaul_operator.jobs import MANAGED_BY, OWNER_LABEL
 from outhaul_operator.metrics import OperatorMetrics
@@ -63,9 +64,15 @@ class KubernetesCluster:
             raise ConfigurationError(
                 "KUBECONFIG", "", f"no way to the API server: {error}; run in a pod, or name a kubeconfig file"
             ) from error
+        if config is None or config.user is None:
+            raise ConfigurationError("KUBECONFIG", "", "it has no current context with a user; choose one in it")
         # No proxy of the environment: the API server stands in the cluster, and kopf takes none either.
         self._client = AsyncClient(
-            config, timeout=httpx2.Timeout(timeout_seconds), field_manager=COMPONENT, trust_env=False
+            config,
+            timeout=httpx2.Timeout(timeout_seconds),
+            field_manager=COMPONENT,
+            trust_env=False,
+            transport=httpx2.AsyncHTTPTransport(verify=context_for(config, config.user), trust_env=False),
         )
         self.address: str = self._client.config.cluster.server
         self._api = ApiCalls(self.address, timeout_seconds, metrics)
