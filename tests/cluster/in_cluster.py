@@ -52,7 +52,12 @@ class Servers:
         )
         for kind in ("postgres", "rabbitmq"):
             self.ready(kind)
-        self.direct = _answers(self.cluster_ip("postgres"), 5432)
+        # The node learns of a Service's pods a little after they are ready.
+        ways = [(self.cluster_ip("postgres"), 5432), (self.cluster_ip("rabbitmq"), 15672)]
+        try:
+            self.direct = poll(lambda: all(_answers(*way) for way in ways), seconds=15, what="the Services' addresses")
+        except AssertionError:
+            self.direct = False
 
     def close(self) -> None:
         """End the port-forwards."""
