@@ -103,6 +103,16 @@ def test_without_a_free_slot_the_outbox_waits_for_its_turn() -> None:
     assert condition(planned, "Draining")["reason"] == "WaitsForOtherJobs"
 
 
+def test_an_outbox_that_is_being_drained_is_ready_and_says_so() -> None:
+    ready = condition(started(), "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "Resending")
+
+
+def test_a_database_and_a_broker_that_are_both_away_are_both_told() -> None:
+    away = outbox(database=AWAY, broker=Trouble("CredentialsRefused", "login refused"))
+    assert reasons(plan(OUTBOX, away, NOW)) == ["Unreachable", "CredentialsRefused"]
+
+
 def test_a_switched_off_resend_is_told_with_what_else_helps() -> None:
     off = replace(OUTBOX, resend=replace(OUTBOX.resend, enabled=False))
     planned = plan(off, outbox(5), NOW)

@@ -53,14 +53,13 @@ class Seeing:
     timeout_seconds: float
 
     async def outbox(self, spec: OutboxSpec, seen: Seen, run_ids: Sequence[str]) -> OutboxSnapshot:
-        """An Outbox. Its broker is not asked while its database, which knows the routes, is away."""
+        """An Outbox: its database, which knows the routes, before its broker; both, so that both troubles are told."""
         namespace = seen.target.namespace
         secrets = await self._secrets(namespace, spec)
+        topology = await self._topology(namespace, spec.topology)
         database = await self._outbox_database(secrets, spec, run_ids)
-        broker = None
-        if isinstance(database, OutboxDatabase):
-            topology = await self._topology(namespace, spec.topology)
-            broker = await self._broker(secrets, spec.broker, routes=database.routes, topology=topology)
+        routes = database.routes if isinstance(database, OutboxDatabase) else ()
+        broker = await self._broker(secrets, spec.broker, routes=routes, topology=topology)
         return OutboxSnapshot(**_fields(seen), database=database, broker=broker)
 
     async def inbox(self, spec: InboxSpec, seen: Seen, run_ids: Sequence[str]) -> InboxSnapshot:

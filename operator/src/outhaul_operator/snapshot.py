@@ -154,7 +154,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboxSnapshot(Seen):
-    """One look at an Outbox. ``broker`` is None only where the database could not be looked at."""
+    """One look at an Outbox. ``broker`` None: it was not looked at."""
 
     database: OutboxDatabase | Trouble
     broker: BrokerView | Trouble | None = None

@@ -67,7 +67,7 @@ def plan(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> Plan:
         diagnosis.topology_condition(broker, declared=spec.topology is not None),
     )
     ready = diagnosis.ready_condition(
-        parts, fine=_fine(database), harmless_unknown=frozenset({"Routable", "TopologyInSync"})
+        parts, fine=_fine(database, resending.draining), harmless_unknown=frozenset({"Routable", "TopologyInSync"})
     )
     earlier = before.get("conditions") or ()
     conditions = merge(earlier, (ready, *parts), at=now, generation=target.generation)
@@ -246,7 +246,9 @@ def _expired(snapshot: OutboxSnapshot, this: Round | None) -> tuple[str, ...]:
     )
 
 
-def _fine(database: OutboxDatabase | Trouble) -> tuple[str, str]:
+def _fine(database: OutboxDatabase | Trouble, draining: Condition) -> tuple[str, str]:
+    if draining.reason != "NothingStuck":
+        return draining.reason, draining.message
     if isinstance(database, OutboxDatabase) and database.counts.parked:
         reasons = "; ".join(f"{rows} rows: {reason or 'no reason given'}" for reason, rows in database.parked_reasons)
         remedy = "mend the cause and create a Resend with parked: true, or `outhaul discard` them"
