@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -62,7 +63,9 @@ class KubernetesCluster:
             config = KubeConfig.from_env().get()
         except (ConfigError, OSError) as error:
             raise ConfigurationError(
-                "KUBECONFIG", "", f"no way to the API server: {error}; run in a pod, or name a kubeconfig file"
+                "KUBECONFIG",
+                os.environ.get("KUBECONFIG", ""),
+                f"no way to the API server: {error}; run in a pod, or name a kubeconfig file",
             ) from error
         if config is None or config.user is None:
             raise ConfigurationError("KUBECONFIG", "", "it has no current context with a user; choose one in it")
