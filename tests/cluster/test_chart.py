@@ -1,0 +1,268 @@
+"""The chart installed by helm on others' broker and databases: orders become waybills, upgrades lose nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+import psycopg
+import pytest
+import yaml
+from psycopg import sql
+
+from chart_support import render
+from cluster.in_cluster import Servers
+from cluster.kube import Kube
+from cluster.operators import TAG, helm, merged
+from conftest import MakeDatabase
+from outhaul_infra.broker_users import USERS
+from support import BrokerUnderTest, poll
+
+CHART = Path(__file__).parents[2] / "helm" / "outhaul"
+ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]}
+VALUES: dict[str, Any] = {
+    # They are the whole cluster's, and other tests use them at the same time.
+    "crds": {"install": False},
+    "images": {name: {"tag": TAG} for name in ("order", "waybill", "operator")},
+    "keda": {"enabled": False},
+    "functions": {"order": {"replicas": 1}},
+    "topology": {"schedule": "* * * * *"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A namespace with the Secrets that the chart names, and what stands behind them."""
+
+    kube: Kube
+    servers: Servers
+    namespace: str
+    databases: dict[str, str]
+    roles: dict[str, str]
+    broker: BrokerUnderTest
+
+    def upgrade(self, values: dict[str, Any] | None = None) -> None:
+        given = {"schema": {name: self._roles_of(name) for name in ("order", "waybill")}}
+        helm(
+            "upgrade",
+            "--install",
+            "outhaul",
+            str(CHART),
+            "--namespace",
+            self.namespace,
+            "--wait",
+            "--wait-for-jobs",
+            "--timeout=170s",
+            "--values=-",
+            stdin=yaml.safe_dump(merged(merged(VALUES, given), values or {})),
+        )
+
+    def _roles_of(self, name: str) -> dict[str, str]:
+        return {"functionRole": self.roles[name], "operatorRole": self.roles[f"{name}-operator"]}
+
+    def jobs(self) -> dict[str, str]:
+        """Name and uid of each Job of the release, but for the CronJob's."""
+        found = self.kube.all("jobs", self.namespace, labels="app.kubernetes.io/instance=outhaul")
+        return {job["metadata"]["name"]: job["metadata"]["uid"] for job in found}
+
+    def http(self, function: str, port: int) -> httpx.Client:
+        host, at = replace(self.servers, namespace=self.namespace).way(f"outhaul-{function}", port)
+        return httpx.Client(base_url=f"http://{host}:{at}", timeout=20, trust_env=False)
+
+    def rows(self, database: str, query: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.databases[database]) as conn:
+            return conn.execute(query.encode()).fetchall()
+
+
+@pytest.fixture
+def shop(
+    kube: Kube, crds: None, servers: Servers, namespace: str, make_database: MakeDatabase, broker: BrokerUnderTest
+) -> Iterator[Shop]:
+    databases, roles, urls = {}, {}, {}
+    for function in ("order", "waybill"):
+        databases[function] = url = make_database(())
+        for identity in (f"{function}-owner", function, f"{function}-operator"):
+            roles[identity], urls[identity] = _role(servers, url)
+        with psycopg.connect(url, autocommit=True) as conn:
+            name = sql.Identifier(urlsplit(url).path[1:])
+            conn.execute(
+                sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(roles[f"{function}-owner"]))
+            )
+    made = Shop(kube, servers, namespace, databases, roles, broker)
+    users = _broker_users(made)
+    for function in ("order", "waybill"):
+        _secret(made, f"{function}-database", {"url": urls[function]})
+        _secret(made, f"{function}-database-owner", {"url": urls[f"{function}-owner"]})
+        _secret(made, f"{function}-broker", {"url": users[function]["url"]})
+    _secret(made, "topology-broker", users["topology"])
+    yield made
+    # Namespaces of failed tests are told of before they go; the functions must not outlive their databases.
+    helm("uninstall", "outhaul", "--namespace", namespace, "--ignore-not-found", "--wait")
+    for function, url in databases.items():
+        with psycopg.connect(url, autocommit=True) as conn:
+            for identity in (f"{function}-owner", function, f"{function}-operator"):
+                conn.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(roles[identity])))
+                conn.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(sql.Identifier(roles[identity])))
+                conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(roles[identity])))
+
+
+def _role(servers: Servers, database: str) -> tuple[str, str]:
+    """A role of its own, and the database's URL for it as pods need it."""
+    name, password = f"test_{secrets.token_hex(6)}", secrets.token_hex(8)
+    with psycopg.connect(database, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(password)))
+    parts = urlsplit(servers.inside(database))
+    host = parts.netloc.rpartition("@")[2]
+    return name, urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
+
+
+def _broker_users(shop: Shop) -> dict[str, dict[str, str]]:
+    """The Secrets' entries of each user, made with the rights that the deployment gives it."""
+    entries = {}
+    with httpx.Client(base_url=shop.broker.management_url, timeout=30, trust_env=False) as api:
+        for user in USERS:
+            name, password = f"{shop.namespace}-{user.identity}", secrets.token_hex(8)
+            body = {"password": password, "tags": ",".join(user.tags)}
+            api.put(f"/api/users/{name}", json=body).raise_for_status()
+            rights = {"configure": user.configure, "write": user.write, "read": user.read}
+            api.put(f"/api/permissions/{quote(shop.broker.vhost)}/{name}", json=rights).raise_for_status()
+            urls = {"url": shop.broker.amqp_url, "management-url": shop.broker.management_url}
+            entries[user.identity] = {
+                key: _as_user(shop.servers.inside(url), name, password) for key, url in urls.items()
+            }
+    return entries
+
+
+def _as_user(url: str, name: str, password: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def _secret(shop: Shop, name: str, entries: dict[str, str]) -> None:
+    shop.kube.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": entries},
+        namespace=shop.namespace,
+    )
+
+
+def _place(http: httpx.Client, number: int) -> str:
+    """One order, asked for again by its key until it is taken."""
+
+    def placed() -> str | None:
+        try:
+            answer = http.post("/orders", json=ORDER, headers={"Idempotency-Key": f"order-{number}"})
+        except httpx.TransportError:
+            return None
+        return str(answer.json()["order_id"]) if answer.status_code == 201 else None
+
+    order_id = poll(placed, seconds=60, what=f"order {number}")
+    assert order_id is not None
+    return order_id
+
+
+def _settled(shop: Shop, orders: int) -> None:
+    """Until each order has exactly one waybill, and nothing waits to be sent."""
+
+    def whole() -> bool:
+        made = [order for (order,) in shop.rows("waybill", "SELECT order_id FROM waybills")]
+        assert len(made) == len(set(made))
+        return len(made) == orders and not shop.rows("order", "SELECT FROM outbox")
+
+    poll(whole, seconds=90, what=f"{orders} waybills")
+    placed = {order for (order,) in shop.rows("order", "SELECT order_id FROM orders")}
+    assert placed == {order for (order,) in shop.rows("waybill", "SELECT order_id FROM waybills")}
+
+
+@pytest.mark.timeout(900)
+def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
+    shop.upgrade()
+    first = shop.jobs()
+    assert {name.rpartition("-")[0] for name in first} == {
+        "outhaul-schema-order",
+        "outhaul-schema-waybill",
+        "outhaul-topology",
+    }
+    with shop.http("order", 8080) as http:
+        for number in range(20):
+            _place(http, number)
+        _settled(shop, 20)
+        assert "Phase:          Succeeded" in helm("test", "outhaul", "--namespace", shop.namespace)
+
+        shop.upgrade()
+        assert shop.jobs() == first, "an upgrade that changes nothing runs nothing"
+
+        shop.upgrade(
+            {"functions": {"order": {"settings": {"OUTHAUL_SENDER_LEASE": "70s"}}}, "log": {"level": "warning"}}
+        )
+        assert shop.jobs() == first
+    with shop.http("order", 8080) as http:
+        for number in range(20, 40):
+            _place(http, number)
+        _settled(shop, 40)
+
+        shop.upgrade({"topology": {"backoffLimit": 13, "nodesTimeout": "6m"}})
+        newer = shop.jobs()
+        assert {name.rpartition("-")[0] for name in newer.keys() - first.keys()} == {"outhaul-topology"}
+        assert len(newer) == 3
+
+    helm("uninstall", "outhaul", "--namespace", shop.namespace, "--wait")
+    left = shop.kube.kubectl(
+        "get",
+        "deployments,jobs,cronjobs,services,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,configmaps",
+        "--namespace",
+        shop.namespace,
+        "--selector=app.kubernetes.io/part-of=outhaul",
+        "--output=name",
+    )
+    assert left == ""
+
+
+@pytest.mark.timeout(600)
+def test_what_somebody_changed_by_hand_is_put_back(shop: Shop) -> None:
+    shop.upgrade({"operator": {"enabled": False}, "functions": {"enabled": False}})
+    vhost = quote(shop.broker.vhost)
+    with httpx.Client(base_url=shop.broker.management_url, timeout=30, trust_env=False) as api:
+        path = f"/api/policies/{vhost}/outhaul.waybill"
+        assert api.get(path).json()["definition"]["max-length"] == 1_000_000
+        changed = {"pattern": "^outhaul\\.waybill$", "definition": {"max-length": 5}, "priority": 50}
+        api.put(path, json=changed).raise_for_status()
+        poll(
+            lambda: api.get(path).json()["definition"].get("max-length") == 1_000_000,
+            seconds=150,
+            what="the policy as it was declared",
+        )
+
+
+def test_every_object_is_what_the_api_server_takes(kube: Kube, crds: None, namespace: str) -> None:
+    """Every switch on, by a server-side dry run: fields that it does not know are errors."""
+    installed = kube.kubectl("get", "crds", "--output=name")
+    everything = {
+        "crds": {"install": False},
+        "keda": {"enabled": "scaledobjects.keda.sh" in installed, "caSecret": "ca"},
+        "monitoring": {
+            "podMonitor": {"enabled": "podmonitors.monitoring.coreos.com" in installed},
+            "prometheusRule": {"enabled": "prometheusrules.monitoring.coreos.com" in installed},
+        },
+        "functions": {"order": {"autoscaling": {"enabled": True}}},
+        "alerts": {"webhookUrl": "http://alerts"},
+        "tls": {part: {"caSecret": {"name": "ca"}, "clientSecret": "own"} for part in ("broker", "database")},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "priorityClassName": "system-cluster-critical",
+    }
+    documents = render(everything, namespace=namespace)
+    said = kube.kubectl(
+        "apply",
+        "--server-side",
+        "--dry-run=server",
+        "--validate=strict",
+        "-f",
+        "-",
+        stdin=yaml.safe_dump_all(documents),
+    )
+    assert len(said.splitlines()) == len(documents)
+    assert "Warning" not in said
