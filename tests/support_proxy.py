@@ -17,6 +17,7 @@ class Proxy:
     """Forwards to ``host:port`` from a port of its own, on a thread of its own.
 
     With ``others`` each new connection goes to the next of all targets that takes it, as through a balancer.
+    ``accepted`` counts connections so far, whatever became of them.
     """
 
     def __init__(self, host: str, port: int, *others: tuple[str, int]) -> None:
@@ -31,6 +32,7 @@ class Proxy:
         self._delay_seconds = 0.0
         self._close_seconds = 0.0
         self._bytes_until_cut: int | None = None
+        self.accepted = 0
         self.port = 0
         self.accepted = 0
 
@@ -135,6 +137,7 @@ class Proxy:
         await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.accepted += 1
         self.accepted += 1
         self._writers.add(writer)
         connected = await self._connect()

@@ -7,10 +7,14 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from chaos.ledger_reading import queues
 from chaos.servers import Servers, kill
 from chaos.system import System, count, lasts
+from outhaul_waybill.topology import QUEUE
 
 pytestmark = pytest.mark.chaos
+
+MINUTES_SECONDS = 150.0
 
 
 def exhaust(taken: ExitStack, dsn: str, most: int) -> str:
@@ -35,6 +39,28 @@ def test_the_consumers_database_away_spends_no_attempt_and_loses_nothing(system:
         servers.hold()
         system.settle(load.finish())
     assert count(system.waybill_dsn, "SELECT count(*) FROM deliveries") == 0
+
+
+@pytest.mark.timeout(400)
+def test_the_consumers_database_away_for_minutes_causes_no_storm(system: System, servers: Servers) -> None:
+    system.start()
+    with system.load(rate=20) as load:
+        load.more(30)
+        servers.waybill.stop()
+        to_broker, to_database = system.links.waybill_to_broker, system.links.waybill_to_database
+        before = to_broker.accepted, to_database.accepted
+        lasts(MINUTES_SECONDS)
+        knocks = to_database.accepted - before[1]
+        # The probe's backoff ends at seconds, not at once: about one connection in two seconds, from pool and consumer.
+        assert knocks < MINUTES_SECONDS, f"{knocks} connections in {MINUTES_SECONDS:g} s to a database that is away"
+        assert to_broker.accepted - before[0] <= 2, "the broker is well, and nothing is wrong with its connections"
+        waiting = {name: each.get("messages") for name, each in queues(system.broker).items()}
+        assert not any(count for name, count in waiting.items() if name != QUEUE), waiting
+        servers.waybill.start()
+        servers.hold()
+        system.settle(load.finish(), seconds=90)
+    assert count(system.waybill_dsn, "SELECT count(*) FROM deliveries") == 0
+    assert "OuthaulConsumerOutage" in system.alerts.names()
 
 
 @pytest.mark.chaos_quick

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from typing import Any
 
 import pytest
 
 from chaos.ledger import Told
 from chaos.load import Load
-from chaos.system import System
+from chaos.system import System, count
+from fuzz.wire import event
 from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY
 from support_amqp import Amqp
 
@@ -20,12 +23,37 @@ SETTINGS = {
     "OUTHAUL_CONSUMER_MAX_CRASHES": "2",
     "OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "1s",
 }
+LINE = {"sku": "kettle", "quantity": 1, "unit_price_cents": 1}
+
+
+def changed(**members: Any) -> bytes:
+    """A good message but for these members."""
+    return json.dumps({**event(), **members}).encode()
+
+
+def without(name: str) -> bytes:
+    """A good message but for one that is missing."""
+    return json.dumps({key: value for key, value in event().items() if key != name}).encode()
+
+
 MALFORMED = {
     "not-json": b"{",
     "empty": b"",
     "a-number": b"5",
     "no-type": b'{"specversion": "1.0", "id": "x", "source": "s"}',
     "bytes": b"\x00\xff\xfe",
+    "nested-for-ever": b"[" * 20_000,
+    "a-batch": b"[{}, {}]",
+    "binary-content": b'{"specversion": "1.0", "id": "x", "source": "s", "type": "t", "data_base64": "!"}',
+    **{f"without-{name}": without(name) for name in ("specversion", "id", "source", "type", "data")},
+    "another-version-of-the-envelope": changed(specversion="0.3"),
+    "an-unknown-type": changed(type="dev.outhaul.order.eaten.v1"),
+    "an-unknown-version": changed(type="dev.outhaul.order.created.v9"),
+    "an-id-of-another-kind": changed(id="3b1c4b1e-8a44-4d8e-9c57-0b7c3f6d2a10"),
+    "no-order-in-it": changed(data={}),
+    "an-order-of-nothing": changed(data={"order_id": str(uuid.uuid4()), "customer": "x", "lines": []}),
+    "a-customer-with-nul": changed(data={"order_id": str(uuid.uuid4()), "customer": "\0", "lines": [LINE]}),
+    "much-too-large": changed(data={"order_id": str(uuid.uuid4()), "customer": "x" * 1_000_000, "lines": [LINE]}),
 }
 
 
@@ -57,10 +85,11 @@ def test_malformed_messages_become_dead_letters_and_hold_nobody_up(system: Syste
     system.start(waybills=2)
     with Amqp(system.broker) as amqp, system.load() as load:
         for name, body in MALFORMED.items():
-            load.more(5)
+            load.more(3)
             load.told.injected.add(name)
             amqp.publish(EXCHANGE, ROUTING_KEY, body, message_id=name)
         system.settle(load.finish(), letters=len(MALFORMED))
+    assert count(system.waybill_dsn, "SELECT count(*) FROM deliveries") == 0
 
 
 def test_every_message_delivered_twice_takes_effect_once(system: System) -> None:
