@@ -27,6 +27,7 @@ from outhaul_operator.loop import LookLoop
 from outhaul_operator.specs import GROUP, VERSION
 
 PLURALS: Final = ("outboxes", "inboxes", "resends", "redrives")
+_IDENTITY: Final: Any = "outhaul-operator"
 _IN_CLUSTER: Final = "https://{host}:{port}"
 
 
@@ -70,6 +71,8 @@ class Watching:
             settings=make_settings(timeout_seconds=self._timeout_seconds),
             memo=self._memo,
             standalone=True,
+            # Else kopf asks for the user's name, and a pod's uid has none.
+            identity=_IDENTITY,
             clusterwide=not self._namespaces,
             namespaces=self._namespaces,
             stop_flag=self._stop,
