@@ -41,14 +41,14 @@ class Application(pulumi.ComponentResource):
 
 def outbox(namespace: str) -> Manifest:
     """The order function's outbox."""
-    return _resource("Outbox", "order", namespace, {"databaseSecretRef": {"name": OUTBOX_DATABASE}})
+    return _resource("Outbox", "orders", namespace, {"databaseSecretRef": {"name": OUTBOX_DATABASE}})
 
 
 def inbox(namespace: str) -> Manifest:
     """The waybill function's inbox."""
     return _resource(
         "Inbox",
-        "waybill",
+        "waybills",
         namespace,
         {"databaseSecretRef": {"name": INBOX_DATABASE}, "consumer": _CONSUMER, "queue": _QUEUE},
     )

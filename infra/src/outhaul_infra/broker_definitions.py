@@ -10,9 +10,9 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from outhaul_infra.broker_users import USERS, BrokerUser
+from outhaul_infra.broker_users import USERS
 from outhaul_infra.names import broker_user
 
 VIRTUAL_HOST = "/"
@@ -28,12 +28,12 @@ def password_hash(user: str, password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def definitions(passwords: Mapping[str, str], users: Iterable[BrokerUser] = USERS) -> str:
+def definitions(passwords: Mapping[str, str], *, virtual_host: str = VIRTUAL_HOST) -> str:
     """The file's text; ``passwords`` by identity, an identity without one is left out."""
-    present = [user for user in users if user.identity in passwords]
+    present = [user for user in USERS if user.identity in passwords]
     return json.dumps(
         {
-            "vhosts": [{"name": VIRTUAL_HOST, "default_queue_type": "quorum"}],
+            "vhosts": [{"name": virtual_host, "default_queue_type": "quorum"}],
             "users": [
                 {
                     "name": broker_user(user.identity),
@@ -46,7 +46,7 @@ def definitions(passwords: Mapping[str, str], users: Iterable[BrokerUser] = USER
             "permissions": [
                 {
                     "user": broker_user(user.identity),
-                    "vhost": VIRTUAL_HOST,
+                    "vhost": virtual_host,
                     "configure": user.configure,
                     "write": user.write,
                     "read": user.read,

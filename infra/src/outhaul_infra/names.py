@@ -37,6 +37,11 @@ def operator_role(function: str) -> str:
     return f"outhaul_{function}_operator"
 
 
+def roles(function: str) -> tuple[tuple[str, str], ...]:
+    """A function's roles, each with what it is: owner, nothing (the function itself), operator."""
+    return (owner(function), "owner"), (database(function), ""), (operator_role(function), "operator")
+
+
 def broker_user(identity: str) -> str:
     """The RabbitMQ user of a function, or of another identity (operator, topology, keda, admin)."""
     return f"outhaul-{identity}"

@@ -12,7 +12,7 @@ import hmac
 from collections.abc import Mapping
 from typing import Final
 
-from outhaul_infra.names import FUNCTIONS, database, operator_role, owner
+from outhaul_infra.names import FUNCTIONS, database, operator_role, owner, roles
 
 _ROLE: Final = "SELECT FROM pg_roles WHERE rolname = '%s'"
 _DATABASE: Final = "SELECT FROM pg_database WHERE datname = '%s'"
@@ -33,9 +33,9 @@ def scram_verifier(role: str, password: str) -> str:
     return f"SCRAM-SHA-256${_ITERATIONS}:{salt_text}${stored_text}:{server_text}"
 
 
-def roles_of(function: str) -> tuple[str, str, str]:
+def roles_of(function: str) -> tuple[str, ...]:
     """Owner, function and operator."""
-    return owner(function), database(function), operator_role(function)
+    return tuple(role for role, _ in roles(function))
 
 
 def roles_sql(passwords: Mapping[str, str]) -> str:
@@ -45,15 +45,15 @@ def roles_sql(passwords: Mapping[str, str]) -> str:
 
 
 def _function(function: str, passwords: Mapping[str, str]) -> list[str]:
-    name, roles = database(function), roles_of(function)
+    name, everybody = database(function), roles_of(function)
     return [
-        *(line for role in roles for line in _role(role, passwords[role])),
+        *(line for role in everybody for line in _role(role, passwords[role])),
         # It names the transaction that keeps a table from being cleaned up.
         f"GRANT pg_read_all_stats TO {operator_role(function)};",
         f"SELECT 'CREATE DATABASE {name} OWNER {owner(function)}' WHERE NOT EXISTS ({_DATABASE % name}) \\gexec",
         f"ALTER DATABASE {name} OWNER TO {owner(function)};",
         f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;",
-        f"GRANT CONNECT ON DATABASE {name} TO {', '.join(roles[1:])};",
+        f"GRANT CONNECT ON DATABASE {name} TO {', '.join(everybody[1:])};",
     ]
 
 

@@ -46,9 +46,5 @@ def role_passwords(stack: Stack) -> dict[str, str]:
     return {
         role: stack.password(passwords.database_password(function, kind))
         for function in names.FUNCTIONS
-        for role, kind in (
-            (names.owner(function), "owner"),
-            (names.database(function), ""),
-            (names.operator_role(function), "operator"),
-        )
+        for role, kind in names.roles(function)
     }
