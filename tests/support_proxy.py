@@ -140,7 +140,10 @@ class Proxy:
         self.accepted += 1
         self.accepted += 1
         self._writers.add(writer)
-        connected = await self._connect()
+        connecting = self._loop.create_task(self._connect())
+        self._tasks.add(connecting)
+        connected = await connecting
+        self._tasks.discard(connecting)
         if connected is None:
             writer.close()
             self._writers.discard(writer)

@@ -141,8 +141,8 @@ class Cluster:
                 self.start(node)
         for node in self.nodes:
             # Not await_ready(): where that gives up it ends the port mapper, which is everybody's here.
-            poll(node._answers, seconds=120, what=f"an answer of {node.node}")
-        poll(lambda: self._running() == SIZE, seconds=60, what="a cluster of three")
+            poll(node._answers, seconds=240, what=f"an answer of {node.node}")
+        poll(lambda: self._running() == SIZE, seconds=180, what="a cluster of three")
 
     def leader(self, broker: BrokerUnderTest, queue: str) -> Node:
         """The node that leads a queue; the first that runs is asked."""

@@ -31,6 +31,14 @@ SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
 _rows: dict[str, dict[str, object]] = {}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every wait of a scenario has a bound of its own; what starts servers for all of them may take long."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+
+
 @pytest.fixture(scope="session")
 def servers(servers_folder: Path, tether: Tether) -> Iterator[Servers]:
     """Own servers: they are stopped, filled and locked here."""

@@ -21,6 +21,7 @@ from outhaul_local.rabbitmq import BrokerPorts, RabbitServer, broker_version
 from outhaul_local.tether import Tether
 from support import BrokerUnderTest
 
+CTL_SECONDS = 240  # it starts an Erlang of its own, on a machine that may be busy
 EVERYTHING = {"configure": ".*", "write": ".*", "read": ".*"}
 
 
@@ -88,7 +89,7 @@ def rabbitmqctl(node: RabbitServer, *arguments: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=CTL_SECONDS,
         cwd=node.folder,
         **node.identity.spawn_as(),
     )

@@ -14,7 +14,7 @@ from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY
 from support import poll
 from support_amqp import Amqp
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
 LETTERS = f"{QUEUE}.dlq"
 
