@@ -55,7 +55,7 @@ class Servers:
 
 
 @contextmanager
-def servers() -> Iterator[Servers]:
+def servers(*, max_connections: int = 300) -> Iterator[Servers]:
     """Start both, on free ports with data of their own; stop and remove them afterwards."""
     identity = server_identity()
     folder = Path(tempfile.mkdtemp(prefix="outhaul-bench-", dir="/var/tmp"))
@@ -68,6 +68,7 @@ def servers() -> Iterator[Servers]:
         log=folder / "postgres.log",
         port=ports.free_port(),
         password=secrets.token_hex(16),
+        max_connections=max_connections,
     )
     rabbit = RabbitServer(
         binary=binary,

@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 import httpx2
+import msgspec
 from lightkube.core.exceptions import ApiError
 
 from outhaul.errors import OuthaulError, Unreachable
@@ -57,6 +58,9 @@ class ApiCalls:
             raise self._refused(error) from error
         except httpx2.HTTPError as error:
             raise self._unavailable(type(error).__name__, str(error) or type(error).__name__) from error
+        except (msgspec.MsgspecError, ValueError, KeyError) as error:
+            # Something else answers at its address: a proxy's page, half a body, a head without a content type.
+            raise self._unavailable("NoApiServer", f"what answers there is no API server: {error!r}") from error
 
     def _unavailable(self, code: str, why: str) -> ApiUnavailable:
         self._metrics.api_errors.inc(code=code)
