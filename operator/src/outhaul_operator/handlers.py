@@ -27,7 +27,7 @@ from outhaul_operator.loop import LookLoop
 from outhaul_operator.specs import GROUP, VERSION
 
 PLURALS: Final = ("outboxes", "inboxes", "resends", "redrives")
-_IDENTITY: Final: Any = "outhaul-operator"
+_IDENTITY: Any = "outhaul-operator"
 _IN_CLUSTER: Final = "https://{host}:{port}"
 
 
