@@ -208,3 +208,21 @@ def test_memory_is_bounded_whatever_fires(count: int) -> None:
     for number in range(count):
         fire(book, f"Name{number}", now=0)
     assert book.untold() <= 50
+
+
+def test_what_an_earlier_process_told_is_told_to_be_over() -> None:
+    book = AlertBook(group_wait_seconds=0, most_alerts=1)
+    fired_at = datetime(2026, 1, 1, tzinfo=UTC)
+    assert book.resolve("Parked", {"queue": "a"}, now=1, at=AT, fired_at=fired_at, annotations={"summary": "over"})
+    [told] = due(book, 1).as_json()["alerts"]
+    assert (told["status"], told["startsAt"], told["annotations"]["summary"]) == (
+        "resolved",
+        "2026-01-01T00:00:00+00:00",
+        "over",
+    )
+
+
+def test_what_an_earlier_process_told_takes_no_more_room_than_there_is() -> None:
+    book = AlertBook(most_alerts=1)
+    fire(book, now=0)
+    assert not book.resolve("Other", {}, now=1, at=AT, fired_at=AT)

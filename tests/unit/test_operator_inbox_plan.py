@@ -140,7 +140,7 @@ def test_without_the_management_api_the_inbox_says_what_it_cannot_see() -> None:
 
 
 def test_a_deleted_inbox_takes_its_alerts_with_it() -> None:
-    changes = gone(target("Inbox"))
+    changes = gone(target("Inbox"), {})
     assert {change.name for change in changes} == {alarm.name for alarm in ALARMS}
     assert not any(change.firing for change in changes)
 

@@ -169,6 +169,13 @@ def test_a_job_that_is_gone_is_made_again_under_its_name_unless_its_run_is_over(
     assert (planned.status["phase"], planned.status["message"]) == ("Failed", "broker away")
 
 
+def test_a_resend_that_lost_its_status_is_not_done_again() -> None:
+    done = database(runs={NAME: run(NAME, "done", sent=5)})
+    planned = resend.plan(PARKED, asked(database=done), after(5))
+    assert not planned.jobs
+    assert planned.status["phase"] == "Succeeded"
+
+
 def test_a_job_that_is_gone_is_not_made_again_before_its_record_can_be_read() -> None:
     planned = resend.plan(PARKED, asked(status=begun().status, database=AWAY), after(5))
     assert not planned.jobs

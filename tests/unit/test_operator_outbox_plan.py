@@ -343,9 +343,21 @@ def test_rounds_that_fail_again_and_again_are_an_alert() -> None:
 
 
 def test_a_deleted_outbox_takes_its_alerts_with_it() -> None:
-    changes = gone(target())
+    changes = gone(target(), {"alerts": {"OuthaulParked": "2026-06-01T11:00:00Z"}})
     assert {change.name for change in changes} == {alarm.name for alarm in ALARMS}
     assert not any(change.firing for change in changes)
+    assert {change.name for change in changes if change.since} == {"OuthaulParked"}
+
+
+def test_an_alert_that_was_on_before_a_restart_is_still_known_to_have_been_on() -> None:
+    fired = plan(OUTBOX, outbox(database=database(parked=1)), NOW)
+    assert fired.status["alerts"] == {"OuthaulParked": "2026-06-01T12:00:00Z"}
+    away = plan(OUTBOX, outbox(status=fired.status, database=AWAY), after(10))
+    assert away.status["alerts"] == fired.status["alerts"]  # nothing was seen that would settle it
+    healed = plan(OUTBOX, outbox(status=away.status), after(20))
+    assert healed.status["alerts"] == {}
+    [change] = [change for change in healed.alerts if change.name == "OuthaulParked"]
+    assert (change.firing, change.since) == (False, NOW)
 
 
 def test_a_spec_that_cannot_be_read_is_told_once_and_changes_nothing_else() -> None:

@@ -100,7 +100,7 @@ class Looking:
         self._refused.pop(target.uid, None)
         self._unfinished.pop(target.uid, None)
         self._metrics.forget(target.kind, target.namespace, target.name)
-        self._tell_alerts(_KINDS[target.kind].domain.gone(target))
+        self._tell_alerts(_KINDS[target.kind].domain.gone(target, body.get("status") or {}))
 
     async def look(self, body: Body, age_seconds: float) -> Looked:
         """Look at the object whose newest body is ``body``, heard of so long ago. Raises Unreachable of the API."""
@@ -257,7 +257,13 @@ class Looking:
                     severity=alert.severity,
                 )
             else:
-                self._alerter.resolve(alert.name, labels=alert.labels, severity=alert.severity)
+                self._alerter.resolve(
+                    alert.name,
+                    labels=alert.labels,
+                    severity=alert.severity,
+                    fired_at=alert.since,
+                    summary=alert.summary,
+                )
 
 
 def _is_stuck(snapshot: OutboxSnapshot) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from outhaul.alerts import Severity
@@ -47,7 +48,8 @@ class EventNote:
 class AlertChange:
     """Whether an alert is on. Given at every look that could tell; one that is left out stays as it is.
 
-    ``name``, ``labels`` and ``severity`` tell one alert from another and stay the same while it is on.
+    ``name``, ``labels`` and ``severity`` tell one alert from another and stay the same while it is on. ``since``: when
+    it went on, as the status remembers it over a restart; None where it was not on.
     """
 
     name: str
@@ -56,6 +58,7 @@ class AlertChange:
     summary: str = ""
     description: str = ""
     severity: Severity = "warning"
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,9 +123,24 @@ class AlertBook:
         known.due_at = _sooner(known.due_at, now + self.group_wait_seconds)
         return Taken.NEW
 
-    def resolve(self, name: str, labels: Mapping[str, str], *, now: float, at: datetime) -> bool:
-        """An alert ended; one that nobody was told of is forgotten. Whether it was known."""
+    def resolve(
+        self,
+        name: str,
+        labels: Mapping[str, str],
+        *,
+        now: float,
+        at: datetime,
+        fired_at: datetime | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> bool:
+        """An alert ended; one that nobody was told of is forgotten. Whether there is something to tell.
+
+        ``fired_at``: when an earlier process told people of it, who still wait to hear that it is over.
+        """
         known = self._alerts.get(_key(name, labels))
+        if known is None and fired_at is not None and (len(self._alerts) < self.most_alerts or self._make_room()):
+            known = Alert(name, dict(labels), dict(annotations or {}), fired_at, handed_out=True)
+            self._alerts[_key(name, labels)] = known
         if known is None or known.ends_at is not None:
             return False
         if known.handed_out:

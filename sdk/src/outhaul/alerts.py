@@ -108,10 +108,28 @@ class Alerter:
         if taken is Taken.NEW:
             _log.warning("alert %s: %s", name, annotations["summary"], extra={"alert_labels": dict(labels or {})})
 
-    def resolve(self, name: str, *, labels: Mapping[str, str] | None = None, severity: Severity = "warning") -> None:
-        """It is over; nothing happens if it was never fired. ``severity`` as it was fired with."""
+    def resolve(
+        self,
+        name: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        severity: Severity = "warning",
+        fired_at: datetime | None = None,
+        summary: str = "",
+    ) -> None:
+        """It is over; nothing happens if it was never fired. ``severity`` as it was fired with.
+
+        ``fired_at``: when it was, if perhaps by an earlier process, of which this one knows from elsewhere.
+        """
         with self._changed:
-            known = self._book.resolve(name, self._labels(labels, severity), now=time.monotonic(), at=datetime.now(UTC))
+            known = self._book.resolve(
+                name,
+                self._labels(labels, severity),
+                now=time.monotonic(),
+                at=datetime.now(UTC),
+                fired_at=fired_at,
+                annotations={"summary": redact(summary)},
+            )
             if known:
                 self._wake()
         if known:

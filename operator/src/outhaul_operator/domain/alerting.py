@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from outhaul.alerts import Severity
-from outhaul_operator.conditions import held_since
+from outhaul_operator.conditions import held_since, instant, instant_or_none
 from outhaul_operator.plan import AlertChange
 from outhaul_operator.specs import Target
 
@@ -39,9 +39,31 @@ DATABASE_UNREACHABLE: Final = Alarm("OuthaulDatabaseUnreachable", "critical")
 BROKER_UNREACHABLE: Final = Alarm("OuthaulBrokerUnreachable", "critical")
 
 
-def resolved(target: Target, alarms: Iterable[Alarm]) -> tuple[AlertChange, ...]:
+def resolved(target: Target, status: Mapping[str, Any], alarms: Iterable[Alarm]) -> tuple[AlertChange, ...]:
     """All of them off: the object is gone."""
-    return tuple(alarm.change(target, firing=False) for alarm in alarms)
+    return remembered(status, [alarm.change(target, firing=False) for alarm in alarms])
+
+
+def remembered(status: Mapping[str, Any], changes: Iterable[AlertChange]) -> tuple[AlertChange, ...]:
+    """The changes with since when each alert is on, by the status: a restarted operator knows no other way."""
+    known = _known(status)
+    return tuple(replace(change, since=instant_or_none(known.get(change.name))) for change in changes)
+
+
+def noted(status: Mapping[str, Any], changes: Iterable[AlertChange], now: datetime) -> dict[str, str]:
+    """For ``status.alerts``: which alerts are on, and since when. Those that no change speaks of stay as they are."""
+    on = dict(_known(status))
+    for change in changes:
+        if change.firing:
+            on.setdefault(change.name, instant(now))
+        else:
+            on.pop(change.name, None)
+    return {name: on[name] for name in sorted(on)}
+
+
+def _known(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = status.get("alerts")
+    return known if isinstance(known, Mapping) else {}
 
 
 def on_condition(

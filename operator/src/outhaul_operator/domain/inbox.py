@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,7 +14,9 @@ from outhaul_operator.domain.alerting import (
     BROKER_UNREACHABLE,
     DATABASE_UNREACHABLE,
     Alarm,
+    noted,
     on_condition,
+    remembered,
     resolved,
 )
 from outhaul_operator.plan import AlertChange, Plan
@@ -50,17 +53,20 @@ def plan(spec: InboxSpec, snapshot: InboxSnapshot, now: datetime) -> Plan:
     )
     earlier = before.get("conditions") or ()
     conditions = merge(earlier, (ready, *parts), at=now, generation=target.generation)
+    alerts = _alerts(spec, snapshot, depths, conditions, now)
+    status = _status(snapshot, depths)
+    status |= {"observedGeneration": target.generation, "conditions": conditions, "alerts": noted(before, alerts, now)}
     return Plan(
-        status=_status(snapshot, depths) | {"observedGeneration": target.generation, "conditions": conditions},
+        status=status,
         events=transitions(earlier, parts),
-        alerts=_alerts(spec, snapshot, depths, conditions, now),
+        alerts=remembered(before, alerts),
         look_again_seconds=spec.interval_seconds,
     )
 
 
-def gone(target: Target) -> tuple[AlertChange, ...]:
-    """The alerts that end with the object."""
-    return resolved(target, ALARMS)
+def gone(target: Target, status: Mapping[str, Any]) -> tuple[AlertChange, ...]:
+    """The alerts that end with the object; ``status`` is the last one known."""
+    return resolved(target, status, ALARMS)
 
 
 def _consuming(spec: InboxSpec, broker: BrokerView | Trouble, depths: Depths | None) -> Condition:

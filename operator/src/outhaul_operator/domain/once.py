@@ -20,7 +20,7 @@ from outhaul_operator.snapshot import JobView, Seen, Trouble
 from outhaul_operator.specs import Target
 
 FINAL: Final = frozenset({"Succeeded", "Failed"})
-_WAITING_SECONDS = 10.0
+_WAITING_SECONDS = 15.0
 _RUNNING_SECONDS = 5.0
 _HOUR = 3600.0
 
@@ -63,12 +63,12 @@ def plan(seen: Seen, errand: Errand, runs: Mapping[str, Run] | None, now: dateti
     name = _name(seen.target, seen.status)
     view = next((job for job in seen.jobs if job.name == name), None)
     run = (runs or {}).get(name)
-    if view is None and "job" not in seen.status:
-        return _begin(seen, errand, name, now)
     if view is not None and view.state != "active":
         return _end(seen, errand, name, view, run, now)
     if view is None and run is not None and run.state in {records.DONE, records.FAILED}:
         return _end(seen, errand, name, None, run, now)
+    if view is None and "job" not in seen.status:
+        return _begin(seen, errand, name, now)
     if view is None:
         return _again(seen, errand, name, now, known=runs is not None)
     counts = _counts(run.counts) if run is not None else {}

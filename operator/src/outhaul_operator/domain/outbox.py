@@ -18,7 +18,9 @@ from outhaul_operator.domain.alerting import (
     BROKER_UNREACHABLE,
     DATABASE_UNREACHABLE,
     Alarm,
+    noted,
     on_condition,
+    remembered,
     resolved,
 )
 from outhaul_operator.domain.rounds import Round, advance, next_round
@@ -76,12 +78,14 @@ def plan(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> Plan:
     status |= {"observedGeneration": target.generation, "conditions": conditions}
     if tend is not None:
         status["tendedAt"] = instant(now)
+    alerts = _alerts(spec, snapshot, resending.round, conditions, now)
+    status["alerts"] = noted(before, alerts, now)
     return Plan(
         status=status,
         jobs=tuple(_request(spec, target, name) for name in resending.jobs),
         expire=_expired(snapshot, resending.round),
         events=(*resending.events, *transitions(earlier, parts)),
-        alerts=_alerts(spec, snapshot, resending.round, conditions, now),
+        alerts=remembered(before, alerts),
         tend=tend,
         look_again_seconds=min(spec.interval_seconds, resending.soon_seconds or spec.interval_seconds),
     )
@@ -93,9 +97,9 @@ def run_ids(target: Target, status: Mapping[str, Any]) -> tuple[str, ...]:
     return () if this is None or this.is_over else this.names(target.uid)
 
 
-def gone(target: Target) -> tuple[AlertChange, ...]:
-    """The alerts that end with the object."""
-    return resolved(target, ALARMS)
+def gone(target: Target, status: Mapping[str, Any]) -> tuple[AlertChange, ...]:
+    """The alerts that end with the object; ``status`` is the last one known."""
+    return resolved(target, status, ALARMS)
 
 
 def _resend(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> _Resending:
@@ -168,7 +172,7 @@ def _decide(
         return _Resending(last, _ended(last), soon_seconds=max(_SOON_SECONDS, (begin_at - now).total_seconds()))
     if snapshot.slots_free < 1:
         text = "rows are stuck; their Jobs begin when others of this operator have ended (OUTHAUL_OPERATOR_MAX_JOBS)"
-        return _Resending(last, no("Draining", "WaitsForOtherJobs", text), soon_seconds=_WHILE_RUNNING_SECONDS)
+        return _Resending(last, no("Draining", "WaitsForOtherJobs", text))
     number_of_jobs = min(
         spec.resend.max_parallel_jobs, math.ceil(sendable / spec.resend.batch_size), snapshot.slots_free
     )

@@ -34,7 +34,7 @@ def run_ids(target: Target, status: Mapping[str, Any]) -> tuple[str, ...]:
     return once.run_ids(target, status)
 
 
-def gone(_target: Target) -> tuple[AlertChange, ...]:
+def gone(_target: Target, _status: Mapping[str, Any]) -> tuple[AlertChange, ...]:
     """It has no alerts: how it ended stands on it."""
     return ()
 
