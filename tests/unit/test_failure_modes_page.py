@@ -39,3 +39,12 @@ def test_every_metric_named_exists() -> None:
 def test_a_row_without_a_test_says_so() -> None:
     rows = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith("| failure")]
     assert not [row for row in rows if "`test_" not in row and "not yet proven" not in row]
+
+
+def test_every_row_says_what_should_happen_and_what_a_person_sees() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    assert len(rows) > 60
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 4, row
+        assert all(cells), row
