@@ -16,7 +16,7 @@ For a test
   make_namespace     makes a restricted namespace, deleted afterwards without waiting
   namespace          one such
   stage              `cluster.stage.Stage` in ``operated_namespace``: databases, a virtual host, a topology of its own;
-                     outbox(), inbox(), resend(), redrive(), record(rows), letters(n), shows(kind, name, READY="True"),
+                     outbox(), inbox(), resend(), redrive(), record(rows), letters(n), shows(kind, name, ready="True"),
                      says(kind, name, condition, status, words), tells(name, words), reaches(kind, name, phase), jobs()
   lone_stage         the same in ``namespace``, where nothing runs
   make_local_operator  starts `python -P -m outhaul_operator` on this machine for a namespace, its API server behind a
@@ -28,6 +28,7 @@ When a test fails, its namespace's resources, events and logs are printed before
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -37,9 +38,10 @@ from urllib.parse import quote
 import pytest
 
 from cluster import diagnostics
+from cluster.api_proxy import ApiProxy
 from cluster.in_cluster import Servers, namespace_manifest
 from cluster.kube import Kube, refusal
-from cluster.operators import CHART, LocalOperator
+from cluster.operators import CHART, LocalOperator, install
 from cluster.stage import Stage
 from conftest import MakeDatabase, missing
 from support import BrokerUnderTest, poll
@@ -160,6 +162,52 @@ def lone_stage(
 ) -> Stage:
     """A stage in a namespace of its own, where nothing runs."""
     return _stage(kube, servers, namespace, make_database, broker)
+
+
+@pytest.fixture(scope="session")
+def operated_namespace(kube: Kube, crds: None) -> Iterator[str]:
+    """A namespace in which the chart's operator runs."""
+    name = f"harness-{secrets.token_hex(4)}"
+    kube.apply(namespace_manifest(name))
+    try:
+        install(kube, name)
+        yield name
+    except AssertionError as error:
+        pytest.fail(f"{error}\n{diagnostics.of(kube, name)}")
+    finally:
+        kube.delete_soon("namespace", name)
+
+
+@pytest.fixture
+def stage(
+    kube: Kube, servers: Servers, operated_namespace: str, make_database: MakeDatabase, broker: BrokerUnderTest
+) -> Iterator[Stage]:
+    """A stage in the shared namespace, where the chart's operator runs; what it applied goes afterwards."""
+    made = _stage(kube, servers, operated_namespace, make_database, broker)
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def make_local_operator(kube: Kube, servers: Servers, tmp_path: Path) -> Iterator[MakeLocalOperator]:
+    """Starts an operator on this machine for a namespace; ended after the test."""
+    if not servers.direct:
+        pytest.skip("this machine does not reach the cluster's addresses, which the operator's Jobs are given")
+    made: list[LocalOperator] = []
+    with contextlib.ExitStack() as proxies:
+
+        def make(namespace: str, **settings: str) -> LocalOperator:
+            single = kube.config.get()
+            assert single is not None
+            operator = LocalOperator(namespace, tmp_path, proxies.enter_context(ApiProxy(single)), settings)
+            made.append(operator)
+            operator.start()
+            return operator
+
+        yield make
+        for operator in made:
+            if operator.process is not None and operator.process.poll() is None:
+                operator.kill()
 
 
 def _stage(kube: Kube, servers: Servers, namespace: str, make_database: MakeDatabase, broker: BrokerUnderTest) -> Stage:

@@ -44,7 +44,7 @@ def install(kube: Kube, namespace: str, **values: Any) -> None:
         "--namespace",
         namespace,
         "--wait",
-        "--timeout=120s",
+        "--timeout=60s",
         "--values=-",
         stdin=yaml.safe_dump(merged(_OPERATOR_ALONE, values)),
     )
@@ -87,6 +87,11 @@ class LocalOperator:
 
     def start(self) -> None:
         """Until it is ready. Raises AssertionError with its log when it ends or takes too long."""
+        self.launch()
+        poll(self._ready, seconds=_START_SECONDS, what="the operator to be ready")
+
+    def launch(self) -> None:
+        """Without waiting for anything."""
         environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.folder),
@@ -108,7 +113,6 @@ class LocalOperator:
                 stdout=log,
                 stderr=log,
             )
-        poll(self._ready, seconds=_START_SECONDS, what="the operator to be ready")
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -133,13 +137,16 @@ class LocalOperator:
         return self.process.wait(30)
 
     def killed_at(self, method: str, path: str, when: Literal["before", "after"]) -> None:
-        """Until it was killed at the first such request, and then start it again."""
-        assert self.process is not None
-        process = self.process
-        blown = self.proxy.fuse(method, path, when, process.kill)
+        """Launch it, and wait until it is killed at the first such request."""
+        blown = self.proxy.fuse(method, path, when, self._kill_at_once)
+        self.launch()
         assert blown.wait(90), f"no {method} {path} within 90 s: {self.log.read_text()[-3000:]}"
-        process.wait(30)
-        self.start()
+        assert self.process is not None
+        assert self.process.wait(30) == -signal.SIGKILL
+
+    def _kill_at_once(self) -> None:
+        assert self.process is not None
+        self.process.kill()
 
     def _kubeconfig(self) -> Path:
         name = "test"

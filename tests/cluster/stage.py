@@ -30,10 +30,7 @@ TYPE = "dev.outhaul.order.created.v1"
 KINDS = {"outbox": "outboxes", "inbox": "inboxes", "resend": "resends", "redrive": "redrives"}
 # The kubelet, the operator's interval and a Job's pod: each takes its seconds on a busy machine.
 SECONDS = 90.0
-_AS_OLD_AS = (
-    "UPDATE outbox SET created_at = created_at - %s::interval, available_at = available_at - %s::interval"
-    " WHERE message_id = ANY(%s)"
-)
+_OLDER = "UPDATE outbox SET created_at = created_at - %s::interval, available_at = clock_timestamp() - %s::interval"
 
 
 @dataclass(slots=True)
@@ -145,7 +142,8 @@ class Stage:
         return next((row for row in self.kube.table(KINDS[kind], self.namespace) if row["NAME"] == name), {})
 
     def shows(self, kind: str, name: str, *, seconds: float = SECONDS, **columns: str) -> dict[str, str]:
-        """Until ``kubectl get`` shows these columns (READY="True", PENDING="0"); the whole line."""
+        """Until ``kubectl get`` shows these (ready="True", dead_letters="0"); the whole line, by heading."""
+        wanted = {column.upper().replace("_", " "): value for column, value in columns.items()}
         shown: dict[str, str] = {}
 
         def as_wanted() -> bool:
@@ -154,12 +152,12 @@ class Stage:
             if shown.get("_status") != repr(status):
                 shown.clear()
                 shown.update(self.row(kind, name), _status=repr(status))
-            return all(shown.get(column) == value for column, value in columns.items())
+            return all(shown.get(column) == value for column, value in wanted.items())
 
         try:
             poll(as_wanted, seconds=seconds)
         except AssertionError as error:
-            raise AssertionError(f"{kind} {name} should show {columns}, and shows {shown}") from error
+            raise AssertionError(f"{kind} {name} should show {wanted}, and shows {shown}") from error
         return {column: value for column, value in shown.items() if column != "_status"}
 
     def status(self, kind: str, name: str) -> dict[str, Any]:
@@ -233,8 +231,12 @@ class Stage:
             for start in range(0, count, 1000):
                 messages = [_message() for _ in range(start, min(start + 1000, count))]
                 made.extend(added.message_id for added in Outbox(exchange=EXCHANGE).add(conn, *messages))
-            conn.execute(_AS_OLD_AS, (aged, aged, made))
+        self.age(aged)
         return made
+
+    def age(self, by: str = "10 minutes") -> None:
+        """Let every row of the outbox be so much older, and free: whoever held it let go long ago."""
+        self.query(self.order, _OLDER, by, by)
 
     def unsent(self) -> int:
         """Rows of the outbox."""
