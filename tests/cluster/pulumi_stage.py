@@ -98,17 +98,12 @@ class PulumiStage:
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """As a person would, in the first node's pod."""
-        return self.kube.kubectl(
-            "exec",
-            "outhaul-rabbitmq-0",
-            "--namespace",
-            self.data,
-            "--container",
-            "rabbitmq",
-            "--",
-            "rabbitmqctl",
-            *arguments,
-        )
+        return self.in_broker("rabbitmqctl", *arguments)
+
+    def in_broker(self, *command: str) -> str:
+        """What a command prints in that pod."""
+        where = ("outhaul-rabbitmq-0", "--namespace", self.data, "--container", "rabbitmq")
+        return self.kube.kubectl("exec", *where, "--", *command)
 
     def psql(self, statement: str) -> str:
         """As the superuser, who comes in by the socket alone."""

@@ -1,0 +1,118 @@
+"""The servers with TLS and given certificates: nothing is served in plain, and clients verify whom they speak to."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pika
+import psycopg
+import pytest
+import trustme
+
+from cluster.in_cluster import Servers
+from cluster.kube import Kube
+from cluster.pulumi_stage import SMALL, PulumiStage, ways_to
+from infra_graph import passwords
+from outhaul.settings import BrokerSettings
+
+pytestmark = pytest.mark.timeout(900)
+HOSTS = ("outhaul-rabbitmq", "outhaul-postgres")
+WRITTEN = SMALL | {
+    "rabbitmq": SMALL["rabbitmq"] | {"replicas": 1},
+    "tls": {
+        "enabled": True,
+        "certificates": "secrets",
+        "authoritySecret": "authority",
+        "rabbitmqSecret": "outhaul-rabbitmq-tls",
+        "postgresSecret": "outhaul-postgres-tls",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authority's certificate, as a file; its key stays with `stage`."""
+    return tmp_path_factory.mktemp("tls") / "ca.crt"
+
+
+@pytest.fixture(scope="module")
+def stage(kube: Kube, authority: Path) -> Iterator[PulumiStage]:
+    """One RabbitMQ node and PostgreSQL, both with certificates from Secrets."""
+    made, signer = PulumiStage(kube, WRITTEN), trustme.CA()
+    signer.cert_pem.write_to_path(str(authority))
+    try:
+        made.graph = made.plan()
+        kube.apply(*(each for each in made.graph.objects() if each["kind"] == "Namespace"))
+        for host in HOSTS:
+            issued = signer.issue_cert(host, f"{host}.{made.data}.svc")
+            entries = {
+                "tls.crt": b"".join(blob.bytes() for blob in issued.cert_chain_pems),
+                "tls.key": issued.private_key_pem.bytes(),
+                "ca.crt": signer.cert_pem.bytes(),
+            }
+            kube.apply(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Secret",
+                    "metadata": {"name": f"{host}-tls", "namespace": made.data},
+                    "data": {key: base64.b64encode(value).decode() for key, value in entries.items()},
+                }
+            )
+        made.up()
+        made.ready()
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture(scope="module")
+def ways(stage: PulumiStage) -> Iterator[Servers]:
+    """From this machine to the Services."""
+    with ways_to(stage) as made:
+        yield made
+
+
+def test_amqp_is_served_by_tls_to_whom_verifies_the_services_name(
+    stage: PulumiStage, ways: Servers, authority: Path
+) -> None:
+    url = stage.url("order-broker", "url", ways)
+    assert url.startswith("amqps://")
+    named = f"{url}?server_name=outhaul-rabbitmq.{stage.data}.svc&ca_file={authority}"
+    pika.BlockingConnection(BrokerSettings.parse(named).parameters(connection_name="test")).close()
+    wrong = f"{url}?server_name=another.{stage.data}.svc&ca_file={authority}"
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
+        pika.BlockingConnection(BrokerSettings.parse(wrong).parameters(connection_name="test"))
+
+
+def test_the_management_api_is_served_by_tls_alone(stage: PulumiStage, ways: Servers, authority: Path) -> None:
+    host, port = ways.way("outhaul-rabbitmq", 15671)
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(authority)), timeout=30) as client:
+        answer = client.get(
+            f"https://{host}:{port}/api/queues/%2F/none",
+            auth=("outhaul-keda", passwords()["rabbitmqKedaPassword"]),
+            extensions={"sni_hostname": f"outhaul-rabbitmq.{stage.data}.svc"},
+        )
+    assert answer.status_code == 404
+    told = json.loads(stage.in_broker("rabbitmq-diagnostics", "listeners", "--formatter", "json"))
+    listeners = {each["port"] for each in told["listeners"]}
+    assert not {5672, 15672} & listeners
+
+
+def test_sql_is_served_by_tls_alone(stage: PulumiStage, ways: Servers, authority: Path) -> None:
+    url = stage.url("order-database", "url", ways).partition("?")[0]
+    host = f"outhaul-postgres.{stage.data}.svc"
+    address, port = ways.way("outhaul-postgres", 5432)
+    verified = psycopg.conninfo.make_conninfo(
+        url, host=host, hostaddr=address, port=port, sslmode="verify-full", sslrootcert=str(authority)
+    )
+    with psycopg.connect(verified) as conn:
+        assert conn.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+    with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
+        psycopg.connect(url, sslmode="disable")
+    with pytest.raises(psycopg.OperationalError, match="does not match host name"):
+        psycopg.connect(verified.replace(host, "another.svc"))
