@@ -16,9 +16,11 @@ from operator_support import (
     names,
     outbox,
     reasons,
+    target,
 )
 from outhaul.broker_admin.topology_diff import Difference
 from outhaul.tools.findings import Finding, Level
+from outhaul_operator.domain import blocked
 from outhaul_operator.domain.outbox import plan
 from outhaul_operator.snapshot import BrokerView, Trouble, WaitingRoute
 from outhaul_operator.specs import TopologyRef
@@ -182,6 +184,35 @@ def test_drift_from_the_declared_topology_is_told() -> None:
     assert (
         found(extra, missing)["message"] == "policy q is missing: queue q has no limits; run `outhaul topology apply`"
     )
+
+
+@pytest.mark.parametrize(
+    ("broker", "reason"),
+    [
+        (Trouble("Unreachable", "broker away"), "BrokerNotSeen"),
+        (replace(CALM_BROKER, differences=Trouble("TopologyMissing", "ConfigMap t: not found")), "TopologyMissing"),
+        (replace(CALM_BROKER, unseen=Trouble("ManagementNotGiven", "add management-url")), "ManagementNotGiven"),
+        (CALM_BROKER, "NotCompared"),
+    ],
+)
+def test_a_topology_that_cannot_be_compared_is_unknown_and_says_why(broker: Any, reason: str) -> None:
+    declared = replace(OUTBOX, topology=TopologyRef(name="outhaul-topology"))
+    found = condition(plan(declared, outbox(broker=broker), NOW), "TopologyInSync")
+    assert (found["status"], found["reason"]) == ("Unknown", reason)
+    assert found["message"]
+
+
+def test_an_object_about_which_nothing_can_be_decided_says_why_once() -> None:
+    before = plan(OUTBOX, outbox(5), NOW).status
+    forbidden = Trouble("Forbidden", "the operator may not list Jobs; grant it the verb list on jobs")
+    told = blocked.plan(target(), before, forbidden, NOW)
+    assert condition(told, "Ready")["message"] == forbidden.message
+    assert (told.status["resend"], told.status["stuck"]) == (before["resend"], 5)
+    assert not told.jobs
+    assert reasons(told) == ["Forbidden"]
+    again = blocked.plan(target(), told.status, forbidden, NOW)
+    assert again.status == told.status
+    assert not again.events
 
 
 def test_a_topology_that_nobody_declared_does_not_keep_an_outbox_from_being_ready() -> None:

@@ -158,7 +158,14 @@ def test_every_name_is_a_dns_label(kind: str, uid: Any, generation: int, suffixe
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
 
 
-@given(st.lists(st.integers(1, 10**40), min_size=2, max_size=2, unique=True))
+def test_a_name_that_would_be_too_long_is_cut_and_still_its_own() -> None:
+    one, other = (job_name("Outbox", UID, 10**60 + last, "r1", "0") for last in (1, 2))
+    assert len(one) == len(other) == 63
+    assert one != other
+    assert one == job_name("Outbox", UID, 10**60 + 1, "r1", "0")
+
+
+@given(st.lists(st.integers(1, 10**60), min_size=2, max_size=2, unique=True))
 def test_two_decisions_never_share_a_name(generations: list[int]) -> None:
     one, other = (job_name("Outbox", UID, generation, "r1", "0") for generation in generations)
     assert one != other
