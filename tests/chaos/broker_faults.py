@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -31,8 +31,8 @@ def put_back(broker: BrokerUnderTest) -> None:
 
 
 @contextmanager
-def small(broker: BrokerUnderTest, queue: str, most: int) -> Iterator[None]:
-    """That queue takes ``most`` messages and refuses the next, all else by its own policy."""
+def overruled(broker: BrokerUnderTest, queue: str, **definition: object) -> Iterator[None]:
+    """The queue's policy says this as well (``max_length=2``), and all else as before."""
     vhost = quote(broker.vhost, safe="")
     policies = ask(broker, "GET", f"policies/{vhost}").json()
     # Of two policies the one with the higher priority applies alone, so it repeats the other.
@@ -41,13 +41,18 @@ def small(broker: BrokerUnderTest, queue: str, most: int) -> Iterator[None]:
         "pattern": own["pattern"],
         "apply-to": own["apply-to"],
         "priority": own["priority"] + 1,
-        "definition": {**own["definition"], "max-length": most, "overflow": "reject-publish"},
+        "definition": {**own["definition"], **{name.replace("_", "-"): value for name, value in definition.items()}},
     }
-    ask(broker, "PUT", f"policies/{vhost}/small", body)
+    ask(broker, "PUT", f"policies/{vhost}/overruling", body)
     try:
         yield
     finally:
-        ask(broker, "DELETE", f"policies/{vhost}/small")
+        ask(broker, "DELETE", f"policies/{vhost}/overruling")
+
+
+def small(broker: BrokerUnderTest, queue: str, most: int) -> AbstractContextManager[None]:
+    """That queue takes ``most`` messages and refuses the next."""
+    return overruled(broker, queue, max_length=most, overflow="reject-publish")
 
 
 @contextmanager
@@ -87,8 +92,14 @@ def alarm(rabbitmqctl: Rabbitmqctl, kind: str) -> Iterator[None]:
 
 
 @contextmanager
-def consumer_timeout(rabbitmqctl: Rabbitmqctl, milliseconds: int) -> Iterator[None]:
+def consumer_timeout(
+    broker: BrokerUnderTest, rabbitmqctl: Rabbitmqctl, queue: str, milliseconds: int
+) -> Iterator[None]:
     """The broker takes a message back that is not acknowledged in that time. For channels opened from now on."""
+    if broker.version >= (4, 3):
+        with overruled(broker, queue, consumer_timeout=milliseconds):
+            yield
+        return
 
     def put(name: str, value: int) -> None:
         rabbitmqctl("eval", f"application:set_env(rabbit, {name}, {value}).")

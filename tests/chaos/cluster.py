@@ -76,9 +76,11 @@ class Cluster:
                 )
             )
         cluster = cls(nodes, tether)
-        # One first, for the others to join: three that start at once wait for each other.
-        cluster.start(nodes[0])
-        nodes[0].await_ready()
+        if int(rabbitmqctl(nodes[0], "version").partition(".")[0]) < 4:
+            # One first, for the others to join: three that start at once wait for each other.
+            cluster.start(nodes[0])
+            poll(nodes[0]._answers, seconds=240, what="an answer of the first node")
+        # From 4 on it is the other way round: the first waits for as many as it was told of.
         cluster.mend()
         return cluster
 
