@@ -76,6 +76,7 @@ class Cluster:
                 )
             )
         cluster = cls(nodes, tether)
+        nodes[0]._configure()  # without which not even its version is told
         if int(rabbitmqctl(nodes[0], "version").partition(".")[0]) < 4:
             # One first, for the others to join: three that start at once wait for each other.
             cluster.start(nodes[0])
