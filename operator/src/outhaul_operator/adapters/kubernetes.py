@@ -48,6 +48,9 @@ _KINDS: Final = {
     )
 }
 ALL_NAMESPACES: Final = "*"
+# By default a connection is closed after 5 idle seconds, and a new one's handshake costs more than a request does; each
+# one kept costs a little at every request, too.
+_CONNECTIONS: Final = httpx2.Limits(max_connections=64, max_keepalive_connections=8, keepalive_expiry=60.0)
 _EVENT_MESSAGE_CHARACTERS = 1024
 _log = logging.getLogger(__name__)
 
@@ -75,7 +78,9 @@ class KubernetesCluster:
             timeout=httpx2.Timeout(timeout_seconds),
             field_manager=COMPONENT,
             trust_env=False,
-            transport=httpx2.AsyncHTTPTransport(verify=context_for(config, config.user), trust_env=False),
+            transport=httpx2.AsyncHTTPTransport(
+                verify=context_for(config, config.user), trust_env=False, limits=_CONNECTIONS
+            ),
         )
         self.address: str = self._client.config.cluster.server
         self._api = ApiCalls(self.address, timeout_seconds, metrics)
