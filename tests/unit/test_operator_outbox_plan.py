@@ -27,7 +27,7 @@ from outhaul_operator.domain.outbox import ALARMS, gone, plan, run_ids
 from outhaul_operator.outcomes import RunReport
 from outhaul_operator.plan import Plan, Tend
 from outhaul_operator.requests import ResendRun
-from outhaul_operator.snapshot import OutboxSnapshot, Trouble
+from outhaul_operator.snapshot import OutboxSnapshot, Trouble, WaitingRoute
 
 PARALLEL = replace(OUTBOX, resend=replace(OUTBOX.resend, max_parallel_jobs=3))
 FIRST = "outbox-0a1b2c3d-g1-r1-0"
@@ -189,6 +189,13 @@ def test_what_is_left_is_sent_by_the_next_round_at_once() -> None:
     assert names(plan(OUTBOX, seen, after(11))) == ["outbox-0a1b2c3d-g1-r2-0"]
 
 
+def test_a_failover_to_a_database_whose_clock_is_behind_holds_nothing_up() -> None:
+    jobs = (job(FIRST, "succeeded", sent=5),)
+    over = plan(OUTBOX, outbox(5, status=started().status, jobs=jobs), after(10))
+    behind = outbox(status=over.status, jobs=jobs, database=database(5, at=after(-7200)))
+    assert names(plan(OUTBOX, behind, after(20))) == ["outbox-0a1b2c3d-g1-r2-0"]
+
+
 def test_a_round_that_failed_is_followed_after_a_pause_that_grows() -> None:
     one = failed(started())
     assert one.status["resend"]["failures"] == 1
@@ -227,6 +234,23 @@ def test_a_round_whose_jobs_succeed_and_send_nothing_has_failed() -> None:
     planned = plan(OUTBOX, seen, after(10))
     assert planned.status["resend"]["state"] == "Failed"
     assert "sent none of the rows" in planned.status["resend"]["message"]
+
+
+def test_rows_of_a_broken_route_do_not_put_off_those_of_a_good_one() -> None:
+    report = RunReport(reason="NotTaken", message="no queue is bound for order.paid", counts={"sent": 1000})
+    routes = (WaitingRoute(*ROUTE, rows=500, stuck=500), WaitingRoute(ROUTE[0], "order.paid", rows=9, stuck=9))
+    unbound = replace(CALM_BROKER, unrouted=frozenset({(ROUTE[0], "order.paid")}))
+    seen = outbox(
+        status=started(1500).status,
+        jobs=(job(FIRST, "failed", result=report),),
+        database=database(509, routes=routes),
+        broker=unbound,
+    )
+    over = plan(OUTBOX, seen, after(10))
+    assert (over.status["resend"]["state"], over.status["resend"]["failures"]) == ("Succeeded", 0)
+    assert over.status["resend"]["message"] == report.message
+    counted = replace(seen, status=over.status, database=database(509, routes=routes, at=after(11)))
+    assert names(plan(OUTBOX, counted, after(11))) == ["outbox-0a1b2c3d-g1-r2-0"]
 
 
 def test_a_round_that_a_sender_overtook_has_not_failed() -> None:

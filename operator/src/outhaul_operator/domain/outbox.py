@@ -122,6 +122,7 @@ def _go_on(snapshot: OutboxSnapshot, this: Round, now: datetime) -> _Resending:
         snapshot.jobs,
         runs,
         still_stuck=not isinstance(database, Trouble) and _sendable(database, snapshot.broker) > 0,
+        routes_are_broken=diagnosis.routable_condition(database, snapshot.broker).is_false,
         counted_at=None if isinstance(database, Trouble) else database.at,
         now=now,
     )
@@ -147,7 +148,7 @@ def _decide(
     spec: OutboxSpec, snapshot: OutboxSnapshot, database: OutboxDatabase, last: Round | None, now: datetime
 ) -> _Resending:
     """No round is under way: is one needed, and would it help?"""
-    if last is not None and not last.is_older_than(database.at):
+    if last is not None and last.was_seen_over_by(database.at):
         return _Resending(last, _ended(last), soon_seconds=_SOON_SECONDS)
     if database.counts.stuck == 0:
         return _Resending(_forgiven(last), yes("Draining", "NothingStuck", "no row is stuck"))

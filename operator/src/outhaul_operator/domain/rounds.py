@@ -92,10 +92,9 @@ class Round:
             job_name("outbox", uid, self.generation, f"r{self.number}", str(slot)) for slot in range(self.jobs)
         )
 
-    def is_older_than(self, counted_at: datetime) -> bool:
-        """Whether a count was made after it was found over."""
-        known = instant_or_none(self.counted_at)
-        return known is None or counted_at > known
+    def was_seen_over_by(self, counted_at: datetime) -> bool:
+        """Whether it was found over at the look that made this count. Not "by then": a failover may set clocks back."""
+        return instant_or_none(self.counted_at) == counted_at
 
     def next_at(self) -> datetime | None:
         """When the next round may begin after this one failed; None: at once."""
@@ -138,6 +137,7 @@ def advance(
     runs: Mapping[str, Run] | None,
     *,
     still_stuck: bool,
+    routes_are_broken: bool,
     counted_at: datetime | None,
     now: datetime,
 ) -> tuple[Round, tuple[str, ...]]:
@@ -145,7 +145,8 @@ def advance(
 
     ``runs`` None: the records cannot be read now, so a Job that is not there is waited for. ``still_stuck``: rows that
     could be sent are left, by the count of ``counted_at``; a round that sent none of them has failed, whatever its Jobs
-    say.
+    say. ``routes_are_broken``: that some rows cannot be sent is known, so Jobs that failed for them and sent others did
+    what could be done.
     """
     if this.is_over:
         return this, ()
@@ -162,7 +163,7 @@ def advance(
         started = any(name in views for name in this.names(uid)) or ended
         return replace(this, state="Running" if started else this.state), tuple(missing)
     this = replace(this, counted_at="" if counted_at is None else counted_at.isoformat())
-    return _over(this, ended, still_stuck=still_stuck, now=now), ()
+    return _over(this, ended, still_stuck=still_stuck, routes_are_broken=routes_are_broken, now=now), ()
 
 
 def job_end(view: JobView | None, run: Run | None) -> Ended | None:
@@ -182,9 +183,9 @@ def job_end(view: JobView | None, run: Run | None) -> Ended | None:
     return None
 
 
-def _over(this: Round, ended: Sequence[Ended], *, still_stuck: bool, now: datetime) -> Round:
+def _over(this: Round, ended: Sequence[Ended], *, still_stuck: bool, routes_are_broken: bool, now: datetime) -> Round:
     sent = sum(end.sent for end in ended)
-    failed = [end for end in ended if end.failed]
+    failed = [] if sent and routes_are_broken else [end for end in ended if end.failed]
     if failed:
         message = failed[0].message or "its Job failed without a word; see `kubectl describe job` and its pod's log"
     elif sent == 0 and still_stuck and not any(end.done_before for end in ended):
