@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pulumi
 import pytest
 import yaml
 
 from infra_graph import Graph, config, entries, graph_of, passwords, settings, texts
-from outhaul.errors import ConfigurationError
 from outhaul_infra import program
 from outhaul_infra.broker_config import check_extra_config
 from outhaul_infra.settings_page import page
@@ -340,7 +340,7 @@ def test_the_program_refuses_before_it_registers_anything(monkeypatch: pytest.Mo
     monkeypatch.setattr(program, "CONFIG", _Context(config(rabbitmq={"replicas": 2})))
     monkeypatch.setattr(program, "is_config_secret", lambda key: key.endswith(("Password", "Cookie")))
     monkeypatch.setattr(program, "deploy", lambda *_, **__: pytest.fail("registered"))
-    with pytest.raises(ConfigurationError, match=r"outhaul:rabbitmq\.replicas=2"):
+    with pytest.raises(pulumi.RunError, match=r"outhaul:rabbitmq\.replicas=2"):
         program.run(ROOT)
 
 

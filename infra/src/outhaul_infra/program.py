@@ -9,6 +9,7 @@ import pulumi
 from pulumi.runtime.config import CONFIG, is_config_secret
 from pulumi_kubernetes import Provider
 
+from outhaul.errors import ConfigurationError
 from outhaul_infra.application import Application
 from outhaul_infra.certificates import Certificates
 from outhaul_infra.credentials import Credentials
@@ -28,9 +29,13 @@ from outhaul_infra.stack import Stack
 
 
 def run(root: Path) -> None:
-    """The program: ``root`` is the folder that Pulumi.yaml and the chart are in."""
+    """The program: ``root`` is the folder that Pulumi.yaml and the chart are in. Raises RunError for a bad setting."""
     config = CONFIG.get()
-    settings = check(read_settings(config, secret_keys=frozenset(filter(is_config_secret, config))))
+    try:
+        settings = check(read_settings(config, secret_keys=frozenset(filter(is_config_secret, config))))
+    except ConfigurationError as error:
+        # The one that Pulumi shows without a traceback.
+        raise pulumi.RunError(str(error)) from error
     for name, value in deploy(settings, root=root).items():
         pulumi.export(name, value)
 
