@@ -134,10 +134,15 @@ def test_a_role_holds_what_is_declared_and_nothing_else(
         ("order", "operator", "SELECT FROM idempotency_keys"),
         ("order", "operator", "INSERT INTO outbox DEFAULT VALUES"),
         ("order", "operator", "DELETE FROM runs"),
+        ("order", "operator", "SELECT FROM outbox_sent"),
+        ("order", "operator", "DELETE FROM outbox_sent"),
+        ("order", "operator", "DELETE FROM senders"),
+        ("order", "operator", "CREATE TABLE mine (a int)"),
         ("waybill", "function", "DELETE FROM waybills"),
         ("waybill", "function", "UPDATE waybills SET customer = ''"),
         ("waybill", "function", "SELECT FROM runs"),
         ("waybill", "operator", "SELECT FROM waybills"),
+        ("waybill", "operator", "SELECT FROM inbox"),
         ("waybill", "operator", "DELETE FROM inbox"),
         ("waybill", "operator", "INSERT INTO inbox DEFAULT VALUES"),
         ("waybill", "operator", "UPDATE deliveries SET started = 0"),
@@ -199,7 +204,7 @@ def test_the_command_grants_and_tells_what_it_would(make_database: MakeDatabase,
     assert held(owner, dsn) == {}
     done: dict[str, Any] = json.loads(outhaul(*asked, "--output", "json").stdout)
     assert done["role"] == role_of(dsn)
-    assert {"component": "inbox", "privileges": "SELECT", "on": "inbox"} in done["components"][0]["grants"]
+    assert {"component": "inbox", "privileges": "SELECT", "on": "inbox_consumers"} in done["components"][0]["grants"]
     assert held(owner, dsn) == declared("waybill", "operator")
     assert "may do what an operator does" in outhaul(*asked).stdout
     wrong = outhaul("schema", "grant", "--component", "waybill", "--role", "x", "--as", "king", "--dsn", owner)

@@ -10,6 +10,7 @@ import re
 from typing import Final
 
 import psycopg
+from pika.exceptions import ChannelClosedByBroker
 
 from outhaul.configuration.redaction import redact
 from outhaul.errors import ConfigurationError, DatabaseUnreachable, SchemaError, TopologyError, Unreachable
@@ -103,6 +104,8 @@ def of_database(error: BaseException, address: str) -> Trouble:
 
 def of_broker(error: BaseException) -> Trouble:
     """What a broker, or its management API, did."""
+    if isinstance(error, Unreachable) and isinstance(error.__cause__, ChannelClosedByBroker) and error.refused:
+        return Trouble("PermissionDenied", str(error), hopeless=True)
     if isinstance(error, Unreachable):
         return Trouble("CredentialsRefused" if error.refused else "Unreachable", str(error), hopeless=error.refused)
     if isinstance(error, TopologyError):

@@ -24,7 +24,6 @@ _log = logging.getLogger(__name__)
 
 # What the connection needs beyond its socket: TLS, login, tune, open. One deadline for all of it.
 HANDSHAKE_SECONDS = 10.0
-_LOGIN = "check user and password of the AMQP URL"
 
 
 def _ignore_blocked(blocked: bool, why: str) -> None:
@@ -154,33 +153,44 @@ def abort_connection(connection: Any, why: str) -> None:
 
 def unreachable(address: str, error: BaseException) -> BrokerUnreachable:
     """The failure to connect as an error that says what to do."""
-    causes = list(_causes(error))
-    text = describe(error)
-    for cause in causes:
-        if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
-            return BrokerUnreachable(address, "login refused", _LOGIN, refused=True)
-        if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 403:
-            return BrokerUnreachable(address, cause.reply_text, _LOGIN, refused=True)
-        if isinstance(cause, exceptions.ProbableAccessDeniedError) or (
-            isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 530
-        ):
-            remedy = "create the virtual host, or grant the user permissions in it"
-            return BrokerUnreachable(address, text, remedy, refused=True)
-        if isinstance(cause, exceptions.IncompatibleProtocolError):
-            return BrokerUnreachable(
-                address, "does not speak AMQP 0-9-1 here", "check the port (5672, or 5671 for amqps)"
-            )
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return BrokerUnreachable(
-                address, f"certificate refused: {cause.verify_message}", "check the CA file and the host name"
-            )
-        if isinstance(cause, ssl.SSLError):
-            return BrokerUnreachable(address, f"TLS failed: {cause.reason}", "check that the port speaks TLS")
-        if isinstance(cause, socket.gaierror):
-            return BrokerUnreachable(address, "the host name is unknown", "check the host of the AMQP URL")
-        if isinstance(cause, ConnectionRefusedError):
-            return BrokerUnreachable(address, "connection refused", "start RabbitMQ, or check host and port")
-    return BrokerUnreachable(address, text)
+    for cause in _causes(error):
+        if (found := _refusal(address, error, cause) or _no_link(address, cause)) is not None:
+            return found
+    return BrokerUnreachable(address, describe(error))
+
+
+def _refusal(address: str, error: BaseException, cause: BaseException) -> BrokerUnreachable | None:
+    """The broker answers, and says no."""
+    login = "check user and password of the AMQP URL"
+    if isinstance(cause, exceptions.ProbableAuthenticationError | exceptions.AuthenticationError):
+        return BrokerUnreachable(address, "login refused", login, refused=True)
+    if isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 403:
+        return BrokerUnreachable(address, cause.reply_text, login, refused=True)
+    if isinstance(cause, exceptions.ProbableAccessDeniedError) or (
+        isinstance(cause, exceptions.ConnectionClosedByBroker) and cause.reply_code == 530
+    ):
+        remedy = "create the virtual host, or grant the user permissions in it"
+        return BrokerUnreachable(address, describe(error), remedy, refused=True)
+    if isinstance(cause, exceptions.ChannelClosedByBroker) and cause.reply_code == 403:
+        return BrokerUnreachable(address, describe(error), "grant the user this permission", refused=True)
+    return None
+
+
+def _no_link(address: str, cause: BaseException) -> BrokerUnreachable | None:
+    """Nobody answers there, or somebody else."""
+    if isinstance(cause, exceptions.IncompatibleProtocolError):
+        return BrokerUnreachable(address, "does not speak AMQP 0-9-1 here", "check the port (5672, or 5671 for amqps)")
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return BrokerUnreachable(
+            address, f"certificate refused: {cause.verify_message}", "check the CA file and the host name"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return BrokerUnreachable(address, f"TLS failed: {cause.reason}", "check that the port speaks TLS")
+    if isinstance(cause, socket.gaierror):
+        return BrokerUnreachable(address, "the host name is unknown", "check the host of the AMQP URL")
+    if isinstance(cause, ConnectionRefusedError):
+        return BrokerUnreachable(address, "connection refused", "start RabbitMQ, or check host and port")
+    return None
 
 
 def describe(error: BaseException) -> str:

@@ -125,6 +125,8 @@ class DeadLetterQueue:
             except exceptions.NackError as error:
                 raise NotTaken("the broker refused the message: its queue is full or unavailable") from error
             except exceptions.ChannelClosedByBroker as error:
+                if error.reply_code != 404:
+                    raise
                 raise TopologyError(
                     f"publishing to exchange {exchange!r}: {describe(error)}; run `outhaul topology apply`"
                 ) from error

@@ -16,7 +16,6 @@ GRANTS = {
     "operator": {
         "outhaul_schema": "SELECT",
         "retention": "SELECT",
-        "inbox": "SELECT",
         "inbox_default": "SELECT",
         "deliveries": "SELECT, DELETE",
         "inbox_consumers": "SELECT",

@@ -17,5 +17,14 @@ _SEND = {
 }
 GRANTS = {
     "function": {"outbox": "SELECT, INSERT, UPDATE, DELETE", **_SEND},
-    "operator": {"outbox": "SELECT, UPDATE, DELETE", "runs": "SELECT, INSERT, UPDATE", **_SEND},
+    # It looks, resends and tends the history; it is no sender of its own, so it writes no heartbeat.
+    "operator": {
+        "outhaul_schema": "SELECT",
+        "outbox": "SELECT, UPDATE, DELETE",
+        "outbox_sent": "INSERT",
+        "outbox_sent_default": "SELECT",
+        "senders": "SELECT",
+        "runs": "SELECT, INSERT, UPDATE",
+        **_KEEP_HISTORY,
+    },
 }
