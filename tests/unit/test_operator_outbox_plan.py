@@ -218,6 +218,14 @@ def test_a_round_that_failed_is_followed_after_a_pause_that_grows() -> None:
     assert next_look(two, 80 + 121).jobs
 
 
+def test_instants_of_an_operator_whose_clock_was_hours_ahead_hold_nothing_up() -> None:
+    ahead = failed(started(), at=7200)
+    healed = outbox(5, status=ahead.status, database=database(5, at=after(60)))
+    assert plan(OUTBOX, healed, after(60)).jobs
+    away = plan(OUTBOX, outbox(database=AWAY), after(7200))
+    assert firing(plan(OUTBOX, outbox(database=AWAY, status=away.status), NOW)) == {"OuthaulDatabaseUnreachable"}
+
+
 def test_a_cause_that_is_found_explains_the_failures_so_that_healing_starts_jobs_at_once() -> None:
     one = failed(started())
     away = outbox(

@@ -13,6 +13,7 @@ from outhaul_operator.plan import AlertChange
 from outhaul_operator.specs import Target
 
 GRACE_SECONDS: Final = 30.0
+_SKEW_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,8 @@ def on_condition(
     if condition.get("status") == "Unknown":
         return ()
     since = held_since(conditions, kind, "False")
-    firing = since is not None and (now - since).total_seconds() >= grace_seconds
+    # An instant far ahead was written by an operator whose clock was wrong, and says nothing.
+    firing = since is not None and not -_SKEW_SECONDS <= (now - since).total_seconds() < grace_seconds
     if firing and reasons is not None and condition.get("reason") not in reasons:
         firing = False
     return (alarm.change(target, firing=firing, summary=summary, description=str(condition.get("message", ""))),)

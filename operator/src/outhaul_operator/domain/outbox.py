@@ -168,9 +168,9 @@ def _decide(
     if not spec.resend.enabled:
         text = f"rows are stuck and {nobody}; start the producer, set spec.resend.enabled, or create a Resend"
         return _Resending(last, no("Draining", "ResendDisabled", text))
-    begin_at = last.next_at() if last is not None else None
-    if last is not None and begin_at is not None and now < begin_at:
-        return _Resending(last, _ended(last), soon_seconds=max(_SOON_SECONDS, (begin_at - now).total_seconds()))
+    wait_seconds = last.wait_seconds(now) if last is not None else 0.0
+    if last is not None and wait_seconds:
+        return _Resending(last, _ended(last), soon_seconds=max(_SOON_SECONDS, wait_seconds))
     if snapshot.slots_free < 1:
         text = "rows are stuck; their Jobs begin when others of this operator have ended (OUTHAUL_OPERATOR_MAX_JOBS)"
         return _Resending(last, no("Draining", "WaitsForOtherJobs", text))

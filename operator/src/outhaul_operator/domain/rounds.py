@@ -104,6 +104,12 @@ class Round:
         seconds = min(LONGEST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2.0 ** min(self.failures - 1, 16))
         return finished + timedelta(seconds=seconds)
 
+    def wait_seconds(self, now: datetime) -> float:
+        """How long the next round has to wait still. A time that no pause is long was written by a wrong clock."""
+        next_at = self.next_at()
+        seconds = (next_at - now).total_seconds() if next_at is not None else 0.0
+        return seconds if 0 < seconds <= LONGEST_BACKOFF_SECONDS else 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
