@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
+
 from cluster.kube import Kube
 from support import poll
 
@@ -58,6 +60,10 @@ class Servers:
             self.direct = poll(lambda: all(_answers(*way) for way in ways), seconds=15, what="the Services' addresses")
         except AssertionError:
             self.direct = False
+        host, port = self.way("rabbitmq", 15672)
+        overview = f"http://outhaul:{self.password}@{host}:{port}/api/overview"
+        # Its port is open before its tables are there.
+        poll(lambda: _says_ok(overview), seconds=30, what="an overview of the broker")
 
     def close(self) -> None:
         """End the port-forwards."""
@@ -130,6 +136,12 @@ def namespace_manifest(name: str) -> dict[str, Any]:
 def _answers(host: str, port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
         return True
+    return False
+
+
+def _says_ok(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=10, trust_env=False).status_code == 200
     return False
 
 
