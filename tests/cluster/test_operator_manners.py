@@ -220,6 +220,9 @@ def test_an_api_server_that_is_away_costs_nothing_but_time(kube: Kube, namespace
     proxy.start()
     poll(lambda: observed(kube, namespace, "outboxes", "o") == 2, seconds=60, what="the change made meanwhile")
     poll(lambda: observed(kube, namespace, "outboxes", "new") == 1, seconds=60, what="the object made meanwhile")
+    log = operator.log.read_text()
+    assert f"looks fail and are tried again: API server at 127.0.0.1:{proxy.port}" in log
+    assert log.count("Request attempt") <= 3, "an outage is told of now and then, not at each try"
     assert operator.process is not None
     assert operator.process.poll() is None
 

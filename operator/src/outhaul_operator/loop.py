@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from outhaul.backoff import Backoff
+from outhaul.errors import Unreachable
 from outhaul_operator.metrics import OperatorMetrics
 
 Body = Mapping[str, Any]
@@ -25,6 +26,7 @@ Body = Mapping[str, Any]
 _JITTER: Final = 0.1
 _LEAST_GAP_SECONDS: Final = 0.5  # between two looks at one object: a Job tells of itself several times a second
 _LONGEST_NAP_SECONDS: Final = 1.0  # the heartbeat's period
+_OUTAGE_SECONDS: Final = 30.0
 _FINISH_SECONDS: Final = 0.3
 _CANCEL_SECONDS: Final = 0.2
 _log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class LookLoop:
         self._wake = asyncio.Event()
         self._stopping = False
         self._beat = time.monotonic()
+        self._told_outage_at = float("-inf")
 
     @property
     def heartbeat_age_seconds(self) -> float:
@@ -205,8 +208,7 @@ class LookLoop:
         except Exception as error:  # noqa: BLE001 - one object's trouble, whatever it is, must not end the others' looks
             again = entry.backoff.next_seconds()
             self._metrics.looks.inc(kind=kind, result="failed")
-            _log.warning("a look failed: %s", _why(error), extra={"object": _name(entry.body), "again_seconds": again})
-            _log.debug("how it failed", exc_info=error)
+            self._tell(entry, error, again)
         else:
             entry.backoff.reset()
             self._metrics.looks.inc(kind=kind, result="gone" if looked.gone else "done")
@@ -224,6 +226,19 @@ class LookLoop:
         if uid in self._entries and not self._stopping:
             entry.due_at = time.monotonic() + again
             self._push(uid, entry.due_at)
+
+    def _tell(self, entry: _Entry, error: Exception, again_seconds: float) -> None:
+        """Say why a look failed. An API server that is away fails everybody's; that is said now and then."""
+        now = time.monotonic()
+        if isinstance(error, Unreachable):
+            if now - self._told_outage_at < _OUTAGE_SECONDS:
+                return
+            self._told_outage_at = now
+            _log.warning("looks fail and are tried again: %s", error)
+            return
+        of = {"object": _name(entry.body), "again_seconds": round(again_seconds, 1)}
+        _log.warning("a look failed: %s", _why(error), extra=of)
+        _log.debug("how it failed", exc_info=error)
 
 
 def _intent(body: Body) -> tuple[Any, bool]:

@@ -34,6 +34,7 @@ _STALE_SECONDS: Final = 60.0
 _OVERDUE_SECONDS: Final = 600.0
 _ALERTS_SECONDS: Final = 0.3
 _CLOSE_SECONDS: Final = 0.2
+_OUTAGE_SECONDS: Final = 30.0
 # A look waits for its database, its broker, the history and about six requests to the API server.
 _LOOK_PARTS: Final = 10
 _log = logging.getLogger("outhaul.operator")
@@ -48,9 +49,7 @@ async def serve(config: OperatorConfig) -> None:
     """Look after the resources until SIGTERM or SIGINT. Raises ConfigurationError; OuthaulError when that failed."""
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    # kopf tells of every event it passes on, and the HTTP client of every request.
-    for name in ("kopf", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten()
     operator = _Operator.of(config)
     await operator.health.start()
     _log.info(
@@ -171,6 +170,31 @@ async def _closed(*closing: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await each
+
+
+def _quieten() -> None:
+    """Keep kopf from telling of every event it passes on, and of each try of each request in an outage."""
+    for name in ("kopf", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_NowAndThen())
+
+
+class _NowAndThen(logging.Filter):
+    """Lets kopf tell of a failing request once in half a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_at = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        if not record.name.startswith("kopf.") or not record.getMessage().startswith("Request attempt"):
+            return True
+        if record.created - self._told_at < _OUTAGE_SECONDS:
+            return False
+        self._told_at = record.created
+        return True
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

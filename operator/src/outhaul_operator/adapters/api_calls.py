@@ -68,7 +68,8 @@ class ApiCalls:
 
     def _refused(self, error: httpx2.HTTPStatusError) -> ApiUnavailable | ApiRefused:
         code = error.response.status_code
-        reason, message = "", str(error)
+        # What stands before an API server answers in words of its own, which tell nobody anything.
+        reason, message = error.response.reason_phrase, "without a word"
         if isinstance(error, ApiError):
             reason, message = error.status.reason or "", error.status.message or ""
             code = error.status.code or code

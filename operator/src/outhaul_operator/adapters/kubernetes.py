@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx2
 from lightkube import AsyncClient, KubeConfig
@@ -82,7 +83,7 @@ class KubernetesCluster:
                 verify=context_for(config, config.user), trust_env=False, limits=_CONNECTIONS
             ),
         )
-        self.address: str = self._client.config.cluster.server
+        self.address = urlsplit(str(config.cluster.server)).netloc
         self._api = ApiCalls(self.address, timeout_seconds, metrics)
 
     async def close(self) -> None:
