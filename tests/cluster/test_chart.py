@@ -68,7 +68,8 @@ class Shop:
     def jobs(self) -> dict[str, str]:
         """Name and uid of each Job of the release, but for the CronJob's."""
         found = self.kube.all("jobs", self.namespace, labels="app.kubernetes.io/instance=outhaul")
-        return {job["metadata"]["name"]: job["metadata"]["uid"] for job in found}
+        own = [job["metadata"] for job in found if "ownerReferences" not in job["metadata"]]
+        return {meta["name"]: meta["uid"] for meta in own}
 
     def http(self, function: str, port: int) -> httpx.Client:
         host, at = replace(self.servers, namespace=self.namespace).way(f"outhaul-{function}", port)
@@ -211,15 +212,10 @@ def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
         assert len(newer) == 3
 
     helm("uninstall", "outhaul", "--namespace", shop.namespace, "--wait")
-    left = shop.kube.kubectl(
-        "get",
-        "deployments,jobs,cronjobs,services,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,configmaps",
-        "--namespace",
-        shop.namespace,
-        "--selector=app.kubernetes.io/part-of=outhaul",
-        "--output=name",
-    )
-    assert left == ""
+    kinds = "deployments,jobs,cronjobs,services,serviceaccounts,roles,rolebindings,networkpolicies,configmaps,pods"
+    ours = ("--namespace", shop.namespace, "--selector=app.kubernetes.io/instance=outhaul", "--output=name")
+    # The CronJob's Jobs go with it, a little later.
+    poll(lambda: not shop.kube.kubectl("get", kinds, *ours), seconds=60, what="nothing left")
 
 
 @pytest.mark.timeout(600)
