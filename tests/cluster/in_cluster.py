@@ -155,7 +155,7 @@ def _postgres(password: str) -> list[dict[str, Any]]:
         "env": [{"name": "POSTGRES_PASSWORD", "value": password}],
         "ports": [{"containerPort": 5432}],
         # The server that runs the first script listens on its socket alone, so TCP tells the one from the other.
-        "readinessProbe": {"exec": {"command": ["pg_isready", "--host=127.0.0.1"]}, "periodSeconds": 2},
+        "readinessProbe": _probe(5432),
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql"}],
     }
     return _stateful("postgres", container, {"postgres": 5432})
@@ -181,7 +181,7 @@ def _rabbitmq(password: str) -> list[dict[str, Any]]:
         ],
         "ports": [{"containerPort": 5672}, {"containerPort": 15672}],
         # The management API comes last.
-        "readinessProbe": {"tcpSocket": {"port": 15672}, "periodSeconds": 1},
+        "readinessProbe": _probe(15672),
         "volumeMounts": [
             {"name": "data", "mountPath": "/var/lib/rabbitmq"},
             {"name": "settings", "mountPath": "/etc/rabbitmq/conf.d/30-tests.conf", "subPath": "30-tests.conf"},
@@ -189,6 +189,11 @@ def _rabbitmq(password: str) -> list[dict[str, Any]]:
     }
     settings_volume = {"name": "settings", "configMap": {"name": "rabbitmq"}}
     return [config, *_stateful("rabbitmq", container, {"amqp": 5672, "management": 15672}, settings_volume)]
+
+
+def _probe(port: int) -> dict[str, Any]:
+    """Ready once it listens; a machine that does much else is no reason to take it out of its Service again."""
+    return {"tcpSocket": {"port": port}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 30}
 
 
 def _stateful(
