@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 
+from chaos.database_faults import read_only
 from chaos.ledger_reading import queues
 from chaos.servers import Servers, kill
 from chaos.system import System, count, lasts
@@ -116,6 +117,20 @@ def test_a_read_only_producers_database_refuses_and_publishes_nothing_of_it(syst
         load.more(30)
         system.settle(load.finish())
     assert system.spent_attempts() == 0
+
+
+def test_a_read_only_consumers_database_spends_no_attempt_and_goes_on_when_it_takes_writes(system: System) -> None:
+    system.start(waybills=2)
+    with system.load() as load:
+        load.more(30)
+        with read_only(system.waybill_dsn):
+            made = system.made()
+            load.more(60)
+            assert system.made() - made <= 1, "what was committed while sessions were ended"
+        load.more(30)
+        system.settle(load.finish())
+    assert count(system.waybill_dsn, "SELECT count(*) FROM deliveries") == 0
+    assert "OuthaulDeadLetter" not in system.alerts.names()
 
 
 def test_connection_slots_exhausted_cost_no_order(system: System, servers: Servers) -> None:
