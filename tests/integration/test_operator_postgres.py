@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from outhaul_operator.snapshot import InboxDatabase, OutboxDatabase, Trouble, Wa
 from support import apoll
 from support_amqp import through_port
 from support_outbox import EXCHANGE, KEY, message, record
+from support_pgbouncer import SERVER_CONNECTIONS, pooled
 from support_proxy import Proxy
 
 SECRET = "s3cret-w0rd"
@@ -282,6 +284,24 @@ async def test_one_connection_serves_many_looks_and_is_replaced_when_it_ends(out
         await outbox(outbox_dsn, one)
         assert sessions(outbox_dsn) == 1
     await apoll(lambda: sessions(outbox_dsn) == 0)
+
+
+@pytest.mark.needs("pgbouncer")
+def test_looks_through_a_pooler_leave_nothing_behind_for_its_other_clients(
+    outbox_dsn: str, servers_folder: Path
+) -> None:
+    record(outbox_dsn, message(1))
+
+    async def run(url: str) -> None:
+        async with databases(7.0) as one:
+            for _ in range(10):
+                assert (await outbox(url, one)).counts.pending == 1
+            assert await one.tend_history(url, Tend(component="outbox", keep_days=30)) is None
+
+    with pooled(outbox_dsn, servers_folder) as url:
+        asyncio.run(run(url))
+        for _ in range(SERVER_CONNECTIONS):
+            assert query(url, "SHOW statement_timeout") == [("0",)]
 
 
 @in_loop

@@ -36,6 +36,8 @@ EXAMINE_AGAIN_SECONDS: Final = 60.0
 """Where somebody has to act: so long after it was mended at most, it is seen to be."""
 _FORGET_SECONDS: Final = 7200.0
 
+FULL_COUNT_SHARE: Final = 0.2
+"""Of a look's time, for a count of every row: what takes longer would be a burden at every look."""
 MOST_COUNTED: Final = 100_000
 LARGE_SECONDS: Final = 600.0
 """So long after a full count took too long, it is tried again."""
@@ -81,7 +83,7 @@ class PostgresDatabases:
 
     def __init__(self, *, timeout_seconds: float, full_count_seconds: float | None = None) -> None:
         self._timeout_seconds = timeout_seconds
-        self._full_count_seconds = full_count_seconds or timeout_seconds * 0.6
+        self._full_count_seconds = full_count_seconds or timeout_seconds * FULL_COUNT_SHARE
         self._links = DatabaseLinks(timeout_seconds=timeout_seconds)
         self._examined: dict[tuple[str, str], _Examined] = {}
         self._large: dict[str, float] = {}

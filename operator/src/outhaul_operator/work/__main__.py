@@ -33,7 +33,7 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     report = ending.report
     said = {"run_id": environ.get(requests.RUN_ID_VARIABLE, ""), "reason": report.reason, **report.counts}
     _log.log(logging.INFO if ending.code == outcomes.DONE else logging.ERROR, report.message or "done", extra=said)
-    write(report, environ.get("OUTHAUL_TERMINATION_LOG") or outcomes.TERMINATION_FILE)
+    write(report, Environment(environ).text("OUTHAUL_TERMINATION_LOG"))
     return ending.code
 
 

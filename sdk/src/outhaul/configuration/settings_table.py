@@ -206,6 +206,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Jobs",
     ),
     Setting("OUTHAUL_RUN_ID", "name", None, "the Job's name, under which its progress is recorded", "Jobs"),
+    Setting("OUTHAUL_TERMINATION_LOG", "path", "/dev/termination-log", "where a Job leaves its report", "Jobs"),
     *_database("OUTHAUL_DATABASE", "the database a Job works on", "Jobs"),
     Setting("OUTHAUL_LOG_FORMAT", "json or text", "json", "one JSON object a line, or text for people", _SERVERS),
     Setting("OUTHAUL_LOG_LEVEL", "debug, info, warning or error", "info", "least severe event logged", _SERVERS),
