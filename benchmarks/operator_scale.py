@@ -104,11 +104,13 @@ class Doors:
             writer.close()
 
         answering = asyncio.create_task(back())
-        while chunk := await reader.read(65536):
-            self._note(index)
-            there_writer.write(chunk)
-        there_writer.close()
-        await answering
+        try:
+            while chunk := await reader.read(65536):
+                self._note(index)
+                there_writer.write(chunk)
+        finally:
+            there_writer.close()
+            answering.cancel()
 
     def _note(self, index: int) -> None:
         now = time.monotonic()

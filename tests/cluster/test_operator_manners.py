@@ -227,6 +227,21 @@ def test_an_api_server_that_is_away_costs_nothing_but_time(kube: Kube, namespace
     assert operator.process.poll() is None
 
 
+def test_an_operator_of_the_whole_cluster_is_told_of_no_namespace(
+    kube: Kube, namespace: str, operators: Operators
+) -> None:
+    secret(kube, namespace)
+    apply(kube, namespace, "Outbox", "o", OUTBOX)
+    operator, proxy = operators(namespace, start=False, OUTHAUL_OPERATOR_NAMESPACES="")
+    proxy.narrow(namespace)
+    operator.start()
+    poll(lambda: observed(kube, namespace, "outboxes", "o") == 1, seconds=40, what="the first look")
+    apply(kube, namespace, "Inbox", "i", INBOX)
+    poll(lambda: observed(kube, namespace, "inboxes", "i") == 1, seconds=20, what="the object made meanwhile")
+    plurals = ("outboxes", "inboxes", "resends", "redrives")
+    assert proxy.widest == {"/apis/batch/v1/jobs", *(f"/apis/outhaul.dev/v1alpha1/{plural}" for plural in plurals)}
+
+
 def test_without_the_resource_definitions_it_says_so_and_ends(namespace: str, operators: Operators) -> None:
     operator, proxy = operators(namespace, start=False)
     proxy.refuse("GET", r"^/apis/outhaul.dev", 404)

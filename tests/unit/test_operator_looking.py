@@ -245,6 +245,31 @@ def test_all_outboxes_together_have_no_more_jobs_than_allowed() -> None:
     assert second != first.name
 
 
+def test_jobs_that_ran_before_the_operator_started_count_too() -> None:
+    world = stuck_world()
+    look = looking(world, most_jobs=1)
+    other = "ffffffff-4e5f-6789-abcd-ef0123456789"
+    look.heard_of_job(other, "outbox-ffffffff-g1-r1-0", at_work=True, settled=False)
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert world.jobs == {}
+
+    look.forget(body(other, name="others"))
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert len(world.jobs) == 1
+
+
+def test_a_job_whose_result_is_not_in_the_status_yet_is_asked_for() -> None:
+    world = World(stored={"orders": body()})
+    look = looking(world)
+    look.heard_of_job(UID, "outbox-0a1b2c3d-g1-r1-0", at_work=False, settled=False)
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert "jobs_of" in world.done
+    look.heard_of_job(UID, "outbox-0a1b2c3d-g1-r1-0", at_work=False, settled=True)
+    world.done = []
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert "jobs_of" not in world.done
+
+
 def test_an_object_not_heard_of_for_long_is_asked_for() -> None:
     world = World()
     looked = asyncio.run(looking(world).look(body(), 1000.0))

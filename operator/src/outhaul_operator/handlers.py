@@ -158,10 +158,17 @@ async def object_event(event: Any, memo: Memo, **_: Any) -> None:
 
 async def job_event(event: Any, memo: Memo, **_: Any) -> None:
     """A Job of ours did: its owner is looked at soon."""
-    meta = event["object"]["metadata"]
-    owner = (meta.get("labels") or {}).get(OWNER_LABEL, "")
-    expires = event["object"].get("spec", {}).get("ttlSecondsAfterFinished") is not None
-    memo.looking.heard_of_job(owner, meta["name"], over=expires or event["type"] == "DELETED")
+    job = event["object"]
+    owner = (job["metadata"].get("labels") or {}).get(OWNER_LABEL, "")
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    ended = any(each["type"] in {"Complete", "Failed"} and each["status"] == "True" for each in conditions)
+    deleted = event["type"] == "DELETED"
+    memo.looking.heard_of_job(
+        owner,
+        job["metadata"]["name"],
+        at_work=not ended and not deleted,
+        settled=deleted or job.get("spec", {}).get("ttlSecondsAfterFinished") is not None,
+    )
     memo.loop.nudge(owner)
 
 

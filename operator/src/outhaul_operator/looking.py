@@ -79,26 +79,31 @@ class Looking:
         self._alerter = alerter
         self._metrics = metrics
         self._now = now
-        self._unfinished: dict[str, set[str]] = {}
-        """Names of Jobs by their owner's uid that a watch told of: a hint that there is something to list."""
+        self._known: dict[str, dict[str, bool]] = {}
+        """Jobs that a watch told of, by their owner's uid: their names, and whether they are at work."""
         self._refused: dict[str, Trouble] = {}
 
-    def heard_of_job(self, owner: str, name: str, *, over: bool) -> None:
-        """A Job exists; ``over``: it is deleted or will be by itself, and nothing is left to do about it."""
-        names = self._unfinished.setdefault(owner, set())
-        if over:
-            names.discard(name)
+    def heard_of_job(self, owner: str, name: str, *, at_work: bool, settled: bool) -> None:
+        """A Job exists. ``settled``: it is deleted or will be by itself, and nothing is left to do about it.
+
+        It is a hint that there is something to list, and after a restart that others have Jobs at work; what is
+        decided about an object rests on what the API server says when it is looked at.
+        """
+        names = self._known.setdefault(owner, {})
+        if settled:
+            names.pop(name, None)
         else:
-            names.add(name)
+            names[name] = at_work
+        self._slots.at_least(owner, sum(names.values()))
         if not names:
-            del self._unfinished[owner]
+            del self._known[owner]
 
     def forget(self, body: Body) -> None:
         """The object was deleted: its series and its alerts go, its Jobs are the garbage collector's."""
         target = Target.from_body(body)
         self._slots.take(target.uid, 0)
         self._refused.pop(target.uid, None)
-        self._unfinished.pop(target.uid, None)
+        self._known.pop(target.uid, None)
         self._metrics.forget(target.kind, target.namespace, target.name)
         self._tell_alerts(_KINDS[target.kind].domain.gone(target, body.get("status") or {}))
 
@@ -155,7 +160,7 @@ class Looking:
         """
         if kind.jobs == "none":
             return None
-        if target.uid in self._unfinished or (kind.jobs == "once" and not once.is_final(status)):
+        if target.uid in self._known or (kind.jobs == "once" and not once.is_final(status)):
             return await self._cluster.jobs_of(target)
         if kind.jobs == "rounds" and outbox.run_ids(target, status):
             return await self._cluster.jobs_of(target)
@@ -204,7 +209,7 @@ class Looking:
         for request in plan.jobs:
             refused = await self._cluster.create_job(target, manifest(request, target, self._job_settings))
             if refused is None:
-                self.heard_of_job(target.uid, request.name, over=False)
+                self.heard_of_job(target.uid, request.name, at_work=True, settled=False)
                 self._metrics.jobs.inc(kind=target.kind)
                 _log.info("Job %s made", request.name, extra={"object": str(target)})
             else:

@@ -104,7 +104,11 @@ class _Operator:
         )
         looking = Looking(
             Seeing(cluster, databases, brokers, timeout_seconds=seconds),
-            job_settings=JobSettings(image=config.image, service_account=config.job_service_account),
+            job_settings=JobSettings(
+                image=config.image,
+                service_account=config.job_service_account,
+                environment={"OUTHAUL_LOG_LEVEL": config.log_level, "OUTHAUL_LOG_FORMAT": config.log_format},
+            ),
             slots=Slots(config.max_jobs),
             alerter=alerter,
             metrics=metrics,

@@ -20,3 +20,8 @@ class Slots:
             self._taken[uid] = jobs
         else:
             self._taken.pop(uid, None)
+
+    def at_least(self, uid: str, jobs: int) -> None:
+        """So many of the object's Jobs were seen at work; more may be, that are decided and not seen yet."""
+        if jobs > self._taken.get(uid, 0):
+            self._taken[uid] = jobs
