@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from cluster.stage import DLQ, Stage
+from cluster.conftest import MakeLocalOperator
+from cluster.stage import DLQ, EXCHANGE, ROUTING_KEY, Stage
+from letter_support import connected
 from support import poll
+from webhook_support import webhook
 
 
 def test_dead_letters_are_shown_and_a_redrive_moves_them_back_once(stage: Stage) -> None:
@@ -48,3 +51,32 @@ def test_discarded_letters_are_gone_and_on_record_with_the_reason(stage: Stage) 
         lambda: "webshop" in str(stage.query(stage.waybill, "SELECT * FROM runs")),
         what="the reason to stand in the record",
     )
+
+
+def test_people_are_told_of_dead_letters_while_no_consumer_lives(
+    lone_stage: Stage, make_local_operator: MakeLocalOperator
+) -> None:
+    with webhook() as told, connected(lone_stage.broker) as shop:
+        make_local_operator(lone_stage.namespace, OUTHAUL_ALERT_WEBHOOK_URL=told.url)
+        lone_stage.letters(2)
+        shop.channel.basic_publish(EXCHANGE, ROUTING_KEY, b"{}", mandatory=True)
+        inbox = lone_stage.inbox(alerts={"noConsumer": "10s"})
+        poll(
+            lambda: {"OuthaulDeadLettersWaiting", "OuthaulNoConsumer"} <= told.names(),
+            seconds=90,
+            what="both alerts",
+        )
+        waiting = next(each for each in told.alerts if each["labels"]["alertname"] == "OuthaulDeadLettersWaiting")
+        assert waiting["labels"]["inbox"] == inbox
+        assert waiting["labels"]["namespace"] == lone_stage.namespace
+        assert waiting["annotations"]["summary"].startswith("2 dead letters of")
+        assert DLQ in waiting["annotations"]["description"]
+        lone_stage.kube.kubectl("delete", "inbox", inbox, "--namespace", lone_stage.namespace)
+        poll(
+            lambda: any(
+                each["status"] == "resolved" and each["labels"]["alertname"] == "OuthaulNoConsumer"
+                for each in told.alerts
+            ),
+            seconds=90,
+            what="the end of the alert with its object",
+        )
