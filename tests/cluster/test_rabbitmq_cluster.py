@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import httpx
 import psycopg
 import pytest
 
 from cluster.in_cluster import Servers
 from cluster.kube import Kube
 from cluster.publishing import PublishLoad, drained
-from cluster.pulumi_stage import SMALL, PulumiStage, declare, running, ways_to
+from cluster.pulumi_stage import SMALL, PulumiStage, connect, declare, running, ways_to
+from outhaul.settings import ManagementSettings
 from support import poll
 
 pytestmark = pytest.mark.timeout(900)
@@ -29,6 +31,34 @@ def ways(stage: PulumiStage) -> Iterator[Servers]:
     """From this machine to the Services."""
     with ways_to(stage) as made:
         yield made
+
+
+def _members(stage: PulumiStage, ways: Servers) -> dict[str, int]:
+    management = ManagementSettings.parse(stage.url("operator-broker", "management-url", ways))
+    password = management.secret.read(setting="x") or ""
+    queues = httpx.get(f"{management.base_url}/api/queues/%2F", auth=(management.user, password), timeout=60).json()
+    return {queue["name"]: len(queue.get("members", ())) for queue in queues}
+
+
+def test_a_queue_with_too_few_members_gets_the_missing_ones(stage: PulumiStage, ways: Servers) -> None:
+    connection = connect(stage.url("topology-broker", "url", ways))
+    connection.channel().queue_declare(
+        "outhaul.lonely", durable=True, arguments={"x-queue-type": "quorum", "x-quorum-initial-group-size": 1}
+    )
+    for count in (1, 3):
+        poll(lambda n=count: _members(stage, ways).get("outhaul.lonely") == n, seconds=240, what=f"{count} members")  # type: ignore[misc]
+    connection.channel().queue_delete("outhaul.lonely")
+    connection.close()
+
+
+def test_one_node_becomes_three_with_its_queues(kube: Kube) -> None:
+    one = SMALL | {"rabbitmq": SMALL["rabbitmq"] | {"replicas": 1}}
+    with running(kube, one) as grown, ways_to(grown) as there:
+        declare(grown, there)
+        poll(lambda: set(_members(grown, there).values()) == {1}, seconds=60, what="one member each")
+        grown.up(rabbitmq={"replicas": 3})
+        grown.ready()
+        poll(lambda: set(_members(grown, there).values()) == {3}, seconds=240, what="three members everywhere")
 
 
 def test_applying_the_same_again_changes_nothing(stage: PulumiStage, kube: Kube) -> None:

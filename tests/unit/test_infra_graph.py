@@ -257,6 +257,12 @@ def test_three_nodes_leave_one_at_a_time_within_their_grace_and_one_node_just_le
     assert not [each for each in one.objects() if each["kind"] == "PodDisruptionBudget"]
 
 
+def test_a_node_is_ready_once_all_is_served_and_stays_so_while_amqp_is() -> None:
+    [server] = graph().one("StatefulSet", "outhaul-rabbitmq")["spec"]["template"]["spec"]["containers"]
+    assert server["startupProbe"]["tcpSocket"] == {"port": "management"}
+    assert server["readinessProbe"]["tcpSocket"] == {"port": "amqp"}
+
+
 def test_spreading_is_soft_so_that_one_node_bears_all() -> None:
     for pod in pods(graph().objects()):
         assert {each["whenUnsatisfiable"] for each in pod["topologySpreadConstraints"]} == {"ScheduleAnyway"}

@@ -17,6 +17,7 @@ PLUGINS: Final = ("rabbitmq_management", "rabbitmq_peer_discovery_k8s", "rabbitm
 # Of a container's memory the broker may believe in so much; the rest is the Erlang VM's own and the page cache's.
 _MEMORY_SHARE: Final = 0.8
 _MOST_FREE_DISK_BYTES: Final = 2 * 2**30
+_LOOK_AT_MEMBERS_MILLISECONDS: Final = 60_000
 _KEY = re.compile(r"[a-z0-9_]+(\.[A-Za-z0-9_*$-]+)*")
 
 
@@ -39,6 +40,10 @@ def broker_config(
         "definitions.import_backend": "local_filesystem",
         "definitions.local.path": DEFINITIONS_FILE,
         "default_queue_type": "quorum",
+        # A queue that has fewer members than there are nodes, whatever the reason, gets the missing ones.
+        "quorum_queue.continuous_membership_reconciliation.enabled": "true",
+        "quorum_queue.continuous_membership_reconciliation.target_group_size": replicas,
+        "quorum_queue.continuous_membership_reconciliation.interval": _LOOK_AT_MEMBERS_MILLISECONDS,
         "disk_free_limit.absolute": int(min(_MOST_FREE_DISK_BYTES, quantity_value(storage) / 5)),
     }
     if tls and discovery:

@@ -203,7 +203,8 @@ def _server(settings: RabbitMQ, namespace: str, *, tls: bool) -> Manifest:
         "volumeMounts": mounts,
         # By TCP: a check by command starts an Erlang VM each time, which costs more than the broker's own idling. No
         # liveness: what a restart could heal the VM's own supervisors heal, and it would cut a node off while it syncs.
-        "startupProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 2, "failureThreshold": 300},
+        # The management API comes last when a node starts; later its trouble must not take AMQP out of the Service.
+        "startupProbe": {"tcpSocket": {"port": "management"}, "periodSeconds": 2, "failureThreshold": 300},
         "readinessProbe": {"tcpSocket": {"port": "amqp"}, "periodSeconds": 5, "failureThreshold": 3},
     }
     if settings.replicas > 1:
