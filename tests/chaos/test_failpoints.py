@@ -9,8 +9,10 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from chaos.armed import arm, disarm, wait_killed, wait_stopped
+from chaos.armed import arm, disarm, times_reached, wait_killed, wait_stopped
 from chaos.function import Function
+from chaos.ledger import judge
+from chaos.ledger_reading import read
 from chaos.system import System, count, lasts
 from outhaul_waybill.topology import QUEUE
 from support import poll
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.chaos
 
 SENDER_POINTS = ["commit-answer", "commit-publish", "publish-confirm", "confirm-mark"]
 CONSUMER_POINTS = ["insert-commit", "commit-ack"]
+LETTER_POINTS = ["publish-confirm", "letter-ack"]
+DEAD_LETTERS = f"{QUEUE}.dlq"
 PAST_THE_LEASE_SECONDS = 8.0
 
 
@@ -176,3 +180,49 @@ def test_a_function_that_stands_still_between_two_steps_costs_no_order(point: st
         load.more(20)
         system.settle(load.finish())
     assert system.spent_attempts() == 0
+
+
+@pytest.mark.parametrize("point", LETTER_POINTS)
+def test_a_consumer_killed_around_the_confirm_of_a_retry_costs_no_order(point: str, system: System) -> None:
+    """The message comes back from the queue, and its copy from the delay: one of the two takes effect."""
+    trigger = f"{point}=kill@1"
+    system.start(
+        waybills=2, waybill_module="chaos.flaky_waybill", waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger}
+    )
+    with system.load(prefix="flaky", rate=2, clients=1) as load:
+        poll(lambda: any(times_reached(each, trigger) for each in system.waybills), seconds=30, what="the first death")
+        [victim, *_] = [each for each in system.waybills if times_reached(each, trigger)]
+        wait_killed(victim, trigger)
+        told = load.finish()
+        for each in system.waybills:
+            each.kill()
+            alive_again(each)
+        system.settle(told, seconds=90)
+
+
+@pytest.mark.parametrize("point", LETTER_POINTS)
+def test_a_consumer_killed_around_the_confirm_of_a_dead_letter_may_leave_two_and_loses_none(
+    point: str, system: System
+) -> None:
+    """A letter is sent at least once, as every message: one that is there twice is one message to redrive."""
+    trigger = f"{point}=kill@1"
+    system.start(
+        waybill_module="chaos.poisoned_waybill",
+        waybill_settings={"OUTHAUL_CONSUMER_MAX_ATTEMPTS": "1", "OUTHAUL_TEST_FAILPOINTS": trigger},
+    )
+    [consumer] = system.waybills
+    with Amqp(system.broker) as amqp:
+        with system.load(prefix="raise", rate=0.5, clients=1) as load:
+            load.more(1)
+            told = load.finish()
+        wait_killed(consumer, trigger)
+        assert amqp.depth(DEAD_LETTERS) == 1
+        alive_again(consumer)
+        poll(lambda: amqp.depth(DEAD_LETTERS) == 2, seconds=30, what="the letter once more")
+        poll(lambda: amqp.depth(QUEUE) == 0, what="an empty queue")
+        poll(lambda: "OuthaulDeadLetter" in system.alerts.names(), seconds=15, what="word of the dead letters")
+    seen = read(system.order_dsn, system.waybill_dsn, system.broker)
+    assert [each.message_id for each in seen.queued] == [each.message_id for each in seen.orders] * 2
+    verdict = judge(told, seen, alerts=system.alerts.names())
+    assert verdict.violations() == verdict.duplicated
+    assert len(verdict.duplicated) == 1
