@@ -67,6 +67,8 @@ class OperatorMetrics:
         self.ready = Gauge(
             "outhaul_operator_ready", "1 while the object's condition Ready is true", {"kind": (), **_OBJECT}
         )
+        # The instant of each counter's creation would double their series, and tells nobody anything.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call] # it has no types
         self.registry = prometheus_client.CollectorRegistry()
         self._most_objects = most_objects
         self._shown: set[tuple[str, str, str]] = set()

@@ -96,11 +96,11 @@ class KubernetesCluster:
         Raises OuthaulError that says what is missing, ApiUnavailable where only waiting helps.
         """
         for namespace in namespaces or (ALL_NAMESPACES,):
-            for resource in _KINDS.values():
+            for kind, resource in (*_KINDS.items(), ("Job", Job)):
                 try:
                     await self._api.ask(self._first(resource, namespace))
                 except ApiRefused as error:
-                    raise OuthaulError(_unprepared(error, resource.__name__, namespace)) from error
+                    raise OuthaulError(_unprepared(error, kind, namespace)) from error
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | Trouble:
         """The entries of a Secret that carries the label; else a Trouble that says which is missing."""
