@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from hypothesis import HealthCheck, settings
+
 from outhaul.broker_admin.depths import Depth, Depths
 from outhaul.database.outbox_store import Counts
 from outhaul.database.runs import Run
@@ -32,6 +34,9 @@ MUTE_SENDER = SENDER._replace(state="unreachable: connection refused")
 ROUTE = ("outhaul.events", "order.created")
 CALM_BROKER = BrokerView(version="4.3.6")
 AWAY = Trouble("Unreachable", "database at db:5432: connection refused; check that PostgreSQL runs")
+
+# A machine that others use too may take its time over one example.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SECRETS = {"database": SecretRef(name="shop-database"), "broker": BrokerRef(name="shop-broker")}
 OUTBOX = OutboxSpec(**SECRETS)  # type: ignore[arg-type] # the mapping holds both by their right names

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operator_support import OUTBOX, UID, target
+from operator_support import OUTBOX, UID, UNHURRIED, target
 from outhaul_operator.jobs import JobSettings, job_name, manifest
 from outhaul_operator.plan import JobRequest
 from outhaul_operator.requests import RedriveRun, ResendRun
@@ -147,6 +147,7 @@ def test_a_job_has_requests_and_a_bound_on_memory() -> None:
     assert "memory" in resources["limits"]
 
 
+@UNHURRIED
 @given(
     st.sampled_from(["Outbox", "Resend", "Redrive"]),
     st.uuids(),
@@ -165,12 +166,14 @@ def test_a_name_that_would_be_too_long_is_cut_and_still_its_own() -> None:
     assert one == job_name("Outbox", UID, 10**60 + 1, "r1", "0")
 
 
+@UNHURRIED
 @given(st.lists(st.integers(1, 10**60), min_size=2, max_size=2, unique=True))
 def test_two_decisions_never_share_a_name(generations: list[int]) -> None:
     one, other = (job_name("Outbox", UID, generation, "r1", "0") for generation in generations)
     assert one != other
 
 
+@UNHURRIED
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", fullmatch=True))
 def test_labels_are_valid_for_every_name_an_object_may_have(name: str) -> None:
     for value in made(owner=target(name=name))["metadata"]["labels"].values():

@@ -17,6 +17,7 @@ from operator_support import (
     ROUTE,
     SENDER,
     UID,
+    UNHURRIED,
     after,
     database,
     inbox,
@@ -157,12 +158,14 @@ def settled(first: Plan, again: Plan) -> None:
     assert again.tend is None
 
 
+@UNHURRIED
 @given(outbox_looks())
 def test_an_outbox_is_decided_about_once_by_one_look(look: OutboxSnapshot) -> None:
     first = outboxes.plan(PARALLEL, look, NOW)
     settled(first, outboxes.plan(PARALLEL, replace(look, status=first.status), NOW))
 
 
+@UNHURRIED
 @given(outbox_looks(), outbox_looks())
 def test_two_operators_with_one_status_decide_on_the_same_names(one: OutboxSnapshot, other: OutboxSnapshot) -> None:
     other = replace(other, status=one.status, jobs=one.jobs, target=one.target)
@@ -174,12 +177,14 @@ def test_two_operators_with_one_status_decide_on_the_same_names(one: OutboxSnaps
     assert all(name.split("-r")[1].split("-")[0] == next(iter(more)).split("-r")[1].split("-")[0] for name in fewer)
 
 
+@UNHURRIED
 @given(outbox_looks())
 def test_a_look_starts_no_more_jobs_than_it_may(look: OutboxSnapshot) -> None:
     planned = outboxes.plan(PARALLEL, look, NOW)
     assert len(planned.jobs) <= min(look.slots_free, PARALLEL.resend.max_parallel_jobs)
 
 
+@UNHURRIED
 @given(outbox_looks())
 def test_a_round_that_is_over_is_never_made_again(look: OutboxSnapshot) -> None:
     this = Round.from_status(look.status.get("resend"))
@@ -187,6 +192,7 @@ def test_a_round_that_is_over_is_never_made_again(look: OutboxSnapshot) -> None:
         assert not set(this.names(UID)) & set(names(outboxes.plan(PARALLEL, look, NOW)))
 
 
+@UNHURRIED
 @given(outbox_looks())
 def test_no_job_expires_before_its_round_is_over_in_the_status(look: OutboxSnapshot) -> None:
     planned = outboxes.plan(PARALLEL, look, NOW)
@@ -195,6 +201,7 @@ def test_no_job_expires_before_its_round_is_over_in_the_status(look: OutboxSnaps
         assert not set(this.names(UID)) & set(planned.expire)
 
 
+@UNHURRIED
 @given(outbox_looks())
 def test_every_condition_is_given_at_every_look(look: OutboxSnapshot) -> None:
     planned = outboxes.plan(PARALLEL, look, NOW)
@@ -229,6 +236,7 @@ def inbox_looks(draw: Any) -> Any:
     return inbox(database=seen, broker=draw(st.sampled_from(views)))
 
 
+@UNHURRIED
 @given(inbox_looks(), inbox_looks())
 def test_an_inbox_is_decided_about_once_by_one_look(before: Any, look: Any) -> None:
     look = replace(look, status=inboxes.plan(INBOX, before, NOW - timedelta(seconds=60)).status)
@@ -245,6 +253,7 @@ STATUSES = st.sampled_from(
 )
 
 
+@UNHURRIED
 @given(
     st.sampled_from([OUTBOX, None, AWAY]),
     databases(ONCE_JOBS),
@@ -274,6 +283,7 @@ def test_a_resend_is_decided_about_once_and_final_for_ever(
         assert first.status == status
 
 
+@UNHURRIED
 @given(st.sampled_from([INBOX, None, AWAY]), inbox_looks(), STATUSES, job_lists(ONCE_JOBS))
 def test_a_redrive_is_decided_about_once_and_final_for_ever(
     whose: Any, seen: Any, status: dict[str, Any], jobs: Any

@@ -16,7 +16,19 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from operator_support import AWAY, CALM_BROKER, MUTE_SENDER, NOW, OUTBOX, ROUTE, SENDER, database, run, target
+from operator_support import (
+    AWAY,
+    CALM_BROKER,
+    MUTE_SENDER,
+    NOW,
+    OUTBOX,
+    ROUTE,
+    SENDER,
+    UNHURRIED,
+    database,
+    run,
+    target,
+)
 from outhaul.database.runs import Run
 from outhaul_operator.domain import outbox, resend
 from outhaul_operator.domain.rounds import Round
@@ -393,6 +405,6 @@ class ResendMachine(Machine):
 
 
 TestOutboxInTheWorld = OutboxMachine.TestCase
-TestOutboxInTheWorld.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestOutboxInTheWorld.settings = settings(UNHURRIED, max_examples=60, stateful_step_count=60)
 TestResendInTheWorld = ResendMachine.TestCase
-TestResendInTheWorld.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestResendInTheWorld.settings = settings(UNHURRIED, max_examples=40, stateful_step_count=40)
