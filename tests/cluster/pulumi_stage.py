@@ -105,12 +105,14 @@ class PulumiStage:
         where = ("outhaul-rabbitmq-0", "--namespace", self.data, "--container", "rabbitmq")
         return self.kube.kubectl("exec", *where, "--", *command)
 
+    def in_server(self, script: str) -> str:
+        """What a shell script prints in PostgreSQL's pod."""
+        where = ("outhaul-postgres-0", "--namespace", self.data, "--container", "postgres")
+        return self.kube.kubectl("exec", *where, "--", "sh", "-c", script)
+
     def psql(self, statement: str) -> str:
         """As the superuser, who comes in by the socket alone."""
-        command = ["psql", "--username=postgres", "--tuples-only", "--no-align", "--command", statement]
-        return self.kube.kubectl(
-            "exec", "outhaul-postgres-0", "--namespace", self.data, "--container", "postgres", "--", *command
-        )
+        return self.in_server(f'psql --username=postgres --tuples-only --no-align --command "{statement}"')
 
 
 @contextlib.contextmanager

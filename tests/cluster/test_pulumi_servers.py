@@ -233,6 +233,20 @@ def test_the_operators_role_sees_the_activity_of_others(stage: PulumiStage, ways
     assert row == ("SELECT 1",)
 
 
+def test_a_dump_by_the_documented_command_comes_back(stage: PulumiStage, ways: Servers) -> None:
+    with psycopg.connect(stage.url("order-database-owner", "url", ways), autocommit=True) as owner:
+        owner.execute("CREATE TABLE dumped AS SELECT generate_series(1, 1000) AS a")
+        stage.in_server(
+            "pg_dump --username postgres --format custom outhaul_order > /tmp/outhaul_order.dump"
+            " && createdb --username postgres restored"
+            " && pg_restore --username postgres --dbname restored /tmp/outhaul_order.dump"
+        )
+        found = stage.in_server("psql --username postgres --dbname restored --tuples-only --command 'TABLE dumped'")
+        assert len(found.split()) == 1000
+        stage.in_server("dropdb --username postgres restored")
+        owner.execute("DROP TABLE dumped")
+
+
 @pytest.mark.parametrize(
     ("mode", "group", "kinds"),
     [

@@ -19,6 +19,7 @@ from cluster.kube import Kube
 from cluster.pulumi_stage import SMALL, PulumiStage, ways_to
 from infra_graph import passwords
 from outhaul.settings import BrokerSettings
+from support import poll
 
 pytestmark = pytest.mark.timeout(900)
 HOSTS = ("outhaul-rabbitmq", "outhaul-postgres")
@@ -43,31 +44,37 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stage(kube: Kube, authority: Path) -> Iterator[PulumiStage]:
     """One RabbitMQ node and PostgreSQL, both with certificates from Secrets."""
-    made, signer = PulumiStage(kube, WRITTEN), trustme.CA()
-    signer.cert_pem.write_to_path(str(authority))
+    made = PulumiStage(kube, WRITTEN)
     try:
         made.graph = made.plan()
         kube.apply(*(each for each in made.graph.objects() if each["kind"] == "Namespace"))
-        for host in HOSTS:
-            issued = signer.issue_cert(host, f"{host}.{made.data}.svc")
-            entries = {
-                "tls.crt": b"".join(blob.bytes() for blob in issued.cert_chain_pems),
-                "tls.key": issued.private_key_pem.bytes(),
-                "ca.crt": signer.cert_pem.bytes(),
-            }
-            kube.apply(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Secret",
-                    "metadata": {"name": f"{host}-tls", "namespace": made.data},
-                    "data": {key: base64.b64encode(value).decode() for key, value in entries.items()},
-                }
-            )
+        issue(kube, made.data, authority)
         made.up()
         made.ready()
         yield made
     finally:
         made.down()
+
+
+def issue(kube: Kube, namespace: str, authority: Path) -> None:
+    """Certificates by a new authority, whose own goes into that file."""
+    signer = trustme.CA()
+    signer.cert_pem.write_to_path(str(authority))
+    for host in HOSTS:
+        issued = signer.issue_cert(host, f"{host}.{namespace}.svc")
+        entries = {
+            "tls.crt": b"".join(blob.bytes() for blob in issued.cert_chain_pems),
+            "tls.key": issued.private_key_pem.bytes(),
+            "ca.crt": signer.cert_pem.bytes(),
+        }
+        kube.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": f"{host}-tls", "namespace": namespace},
+                "data": {key: base64.b64encode(value).decode() for key, value in entries.items()},
+            }
+        )
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +123,45 @@ def test_sql_is_served_by_tls_alone(stage: PulumiStage, ways: Servers, authority
         psycopg.connect(url, sslmode="disable")
     with pytest.raises(psycopg.OperationalError, match="does not match host name"):
         psycopg.connect(verified.replace(host, "another.svc"))
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(
+    kube: Kube, stage: PulumiStage, ways: Servers, authority: Path
+) -> None:
+    before = [kube.read("pods", stage.data, f"{host}-0") for host in HOSTS]
+    issue(kube, stage.data, authority)
+    url, (address, port) = stage.url("order-broker", "url", ways), ways.way("outhaul-postgres", 5432)
+    named = f"{url}?server_name=outhaul-rabbitmq.{stage.data}.svc&ca_file={authority}"
+    verified = psycopg.conninfo.make_conninfo(
+        stage.url("order-database", "url", ways).partition("?")[0],
+        host=f"outhaul-postgres.{stage.data}.svc",
+        hostaddr=address,
+        port=port,
+        sslmode="verify-full",
+        sslrootcert=str(authority),
+    )
+
+    def broker_shows_it() -> bool:
+        try:
+            pika.BlockingConnection(BrokerSettings.parse(named).parameters(connection_name="test")).close()
+        except ssl.SSLCertVerificationError:
+            return False
+        return True
+
+    def server_shows_it() -> bool:
+        stage.in_server("pg_ctl reload -D /var/lib/postgresql/18/docker")
+        try:
+            psycopg.connect(verified).close()
+        except psycopg.OperationalError as error:
+            if "certificate verify failed" not in str(error):
+                raise
+            return False
+        return True
+
+    poll(server_shows_it, seconds=240, what="PostgreSQL to show the new certificate")
+    poll(broker_shows_it, seconds=240, what="RabbitMQ to show the new certificate")
+    after = [kube.read("pods", stage.data, f"{host}-0") for host in HOSTS]
+    for was, now in zip(before, after, strict=True):
+        assert was is not None
+        assert now is not None
+        assert now["metadata"]["uid"] == was["metadata"]["uid"]
