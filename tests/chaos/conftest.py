@@ -28,7 +28,10 @@ from outhaul_waybill.topology import TOPOLOGY
 
 Assemble = Callable[[tuple[str, str]], AbstractContextManager[System]]
 SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
+COLUMNS = ("attempted", "acknowledged", "recovered", "parked", "dead_lettered", "backlog", "drain_seconds")
+LISTS = ("lost", "duplicated", "unexpected")
 _rows: dict[str, dict[str, object]] = {}
+_facts: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,7 +81,7 @@ def assemble(servers: Servers, tmp_path: Path, rng: random.Random, request: pyte
             apply(TOPOLOGY, broker.amqp_url, broker.management_url)
             with assembled(dsns, broker, tmp_path, servers.tether, rng) as made:
                 yield made
-        _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+        _judged(request.node.nodeid, made)
 
     return make
 
@@ -115,7 +118,12 @@ def clustered(
         others = cluster.addresses()[1:]
         with assembled(dsns, broker, tmp_path, servers.tether, rng, more_nodes=others) as made:
             yield made
-    _rows[request.node.nodeid] = {"verdict": made.verdict.as_json() if made.verdict else None}
+    _judged(request.node.nodeid, made)
+
+
+def _judged(scenario: str, system: System) -> None:
+    _facts["rabbitmq"] = ".".join(map(str, system.broker.version))
+    _rows.setdefault(scenario, {})["verdict"] = system.verdict.as_json() if system.verdict else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -125,20 +133,20 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    scenarios = {name: row for name, row in _rows.items() if row.get("verdict")}
+    scenarios = {name: row for name, row in _rows.items() if row.get("verdict") or row.get("outcome") == "failed"}
     if not scenarios:
         return
     terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
-    columns = ("attempted", "acknowledged", "recovered", "parked", "dead_lettered", "backlog", "drain_seconds")
-    lists = ("lost", "duplicated", "unexpected")
-    terminalreporter.write_line(" ".join(f"{name[:9]:>9}" for name in (*columns, *lists)) + "  scenario")
+    terminalreporter.write_line(" ".join(f"{name[:9]:>9}" for name in (*COLUMNS, *LISTS)) + "  scenario")
     for name, row in scenarios.items():
-        verdict = row["verdict"]
-        assert isinstance(verdict, dict)
-        figures = [*(str(verdict[each]) for each in columns), *(str(len(verdict[each])) for each in lists)]
-        terminalreporter.write_line(" ".join(f"{each:>9}" for each in figures) + f"  {name.rpartition('::')[2]}")
+        verdict, failed = row.get("verdict"), row.get("outcome") == "failed"
+        figures = ["-"] * len((*COLUMNS, *LISTS))  # what failed before the ledger was read has none
+        if isinstance(verdict, dict):
+            figures = [*(str(verdict[each]) for each in COLUMNS), *(str(len(verdict[each])) for each in LISTS)]
+        scenario = name.rpartition("::")[2] + (" FAILED" if failed else "")
+        terminalreporter.write_line(" ".join(f"{each:>9}" for each in figures) + f"  {scenario}")
     path = os.environ.get("CHAOS_REPORT")
     if path:
-        facts = {"seed": SEED, "machine": platform.platform(), "cpus": os.cpu_count(), "scenarios": _rows}
+        facts = {"seed": SEED, "machine": platform.platform(), "cpus": os.cpu_count(), **_facts, "scenarios": _rows}
         Path(path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         terminalreporter.write_line(f"written to {path}")
