@@ -23,6 +23,8 @@ from outhaul_operator.seeing import Seeing
 from outhaul_operator.slots import Slots
 from outhaul_operator.snapshot import BrokerView, InboxDatabase, JobView, OutboxDatabase, Trouble
 from outhaul_operator.specs import Target
+from support import poll
+from webhook_support import webhook
 
 URL = "postgresql://shop:geheim@db/shop"
 
@@ -121,12 +123,14 @@ class Clock:
         return self.now
 
 
-def looking(world: World, *, most_jobs: int = 10, clock: Clock | None = None) -> Looking:
+def looking(
+    world: World, *, most_jobs: int = 10, clock: Clock | None = None, alerter: Alerter | None = None
+) -> Looking:
     return Looking(
         Seeing(world, world, world, timeout_seconds=1.0),
         job_settings=JobSettings(image="outhaul/operator:dev", service_account="outhaul-job"),
         slots=Slots(most_jobs),
-        alerter=Alerter(),
+        alerter=alerter or Alerter(),
         metrics=OperatorMetrics(),
         now=clock or Clock(),
     )
@@ -303,3 +307,26 @@ def test_the_history_is_tended_once_an_hour() -> None:
         clock.now = NOW + timedelta(minutes=minutes)
         asyncio.run(look.look(world.stored["orders"], 0.0))
     assert world.done.count("tend") == 2
+
+
+def test_an_alert_is_resolved_once_when_it_is_over_and_when_its_object_goes() -> None:
+    with webhook() as told:
+        alerter = Alerter(told.url, group_wait_seconds=0.0, group_interval_seconds=0.0)
+        world = World(stored={"orders": body()}, database=database(parked=2))
+        look = looking(world, alerter=alerter)
+
+        def states() -> list[str]:
+            return [alert["status"] for alert in told.alerts if alert["labels"]["alertname"] == "OuthaulParked"]
+
+        asyncio.run(look.look(world.stored["orders"], 0.0))
+        poll(lambda: states() == ["firing"], what="the alert")
+        world.database = database()
+        for _ in range(3):
+            asyncio.run(look.look(world.stored["orders"], 0.0))
+        poll(lambda: states() == ["firing", "resolved"], what="its end")
+        world.database = database(parked=2)
+        asyncio.run(look.look(world.stored["orders"], 0.0))
+        poll(lambda: states() == ["firing", "resolved", "firing"], what="the alert again")
+        look.forget(world.stored["orders"])
+        poll(lambda: states() == ["firing", "resolved", "firing", "resolved"], what="its end with the object")
+        alerter.close()

@@ -82,6 +82,7 @@ class Looking:
         self._known: dict[str, dict[str, bool]] = {}
         """Jobs that a watch told of, by their owner's uid: their names, and whether they are at work."""
         self._refused: dict[str, Trouble] = {}
+        self._fired: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
 
     def heard_of_job(self, owner: str, name: str, *, at_work: bool, settled: bool) -> None:
         """A Job exists. ``settled``: it is deleted or will be by itself, and nothing is left to do about it.
@@ -252,8 +253,11 @@ class Looking:
                 self._metrics.troubles.inc(part=part, reason=seen.reason)
 
     def _tell_alerts(self, alerts: tuple[AlertChange, ...]) -> None:
+        """Fire and resolve; what no process is known to have fired needs no resolving, at each look of each object."""
         for alert in alerts:
+            key = (alert.name, tuple(alert.labels.items()))
             if alert.firing:
+                self._fired.add(key)
                 self._alerter.fire(
                     alert.name,
                     labels=alert.labels,
@@ -261,7 +265,8 @@ class Looking:
                     description=alert.description,
                     severity=alert.severity,
                 )
-            else:
+            elif key in self._fired or alert.since is not None:
+                self._fired.discard(key)
                 self._alerter.resolve(
                     alert.name,
                     labels=alert.labels,
