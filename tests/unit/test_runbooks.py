@@ -9,14 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks.md"
+RULES = (ROOT / "sdk/src/outhaul/rules/outhaul.rules.yml", ROOT / "helm/outhaul/templates/monitoring.yaml")
 # Errors, not alerts.
 OTHER_NAMES = {"OuthaulError", "OuthaulAttributes"}
 
 
 def alerts() -> set[str]:
     """The alerts of the Prometheus rules, and those that functions and operator post themselves."""
-    rules = [ROOT / "sdk/src/outhaul/rules/outhaul.rules.yml", ROOT / "helm/outhaul/templates/monitoring.yaml"]
-    found = {name for path in rules for name in re.findall(r"- alert: (Outhaul\w+)", path.read_text("utf-8"))}
+    found = {name for path in RULES for name in re.findall(r"- alert: (Outhaul\w+)", path.read_text("utf-8"))}
     for folder in ("sdk/src", "operator/src", "functions"):
         for path in (ROOT / folder).rglob("*.py"):
             found |= set(re.findall(r'"(Outhaul[A-Z]\w+)"', path.read_text("utf-8")))
@@ -36,3 +36,10 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 def test_the_page_of_alerts_links_to_the_runbook(name: str) -> None:
     page = (ROOT / "docs" / "reference" / "alerts.md").read_text("utf-8")
     assert f"(../runbooks.md#{name.lower()})" in page
+
+
+def test_every_rule_names_its_runbook() -> None:
+    for path in RULES:
+        text = path.read_text("utf-8")
+        for name in re.findall(r"- alert: (Outhaul\w+)", text):
+            assert f"runbook_page: docs/runbooks.md#{name.lower()}\n" in text
