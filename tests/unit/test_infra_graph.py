@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from infra_graph import Graph, config, entries, graph_of, passwords, settings, texts
+from infra_modes import EVERY, EXTERNAL, GIVEN_TLS, OPERATORS, TLS
 from outhaul_infra import program
 from outhaul_infra.broker_config import check_extra_config
 from outhaul_infra.settings_page import page
@@ -21,35 +22,6 @@ from outhaul_waybill.service import CONSUMER
 from outhaul_waybill.topology import QUEUE
 
 ROOT = Path(__file__).parent.parent.parent
-OPERATORS = {"rabbitmq": {"mode": "cluster-operator"}, "postgres": {"mode": "cloudnative-pg", "replicas": 3}}
-EXTERNAL = {
-    "rabbitmq": {"mode": "external", "host": "mq.example.com", "managementUrl": "https://mq.example.com/api-here/"},
-    "postgres": {"mode": "external", "host": "pg.example.com", "port": 6432},
-}
-TLS = {"tls": {"enabled": True, "issuer": "company-ca"}}
-GIVEN_TLS = {
-    "tls": {
-        "enabled": True,
-        "certificates": "secrets",
-        "authoritySecret": "authority",
-        "rabbitmqSecret": "mq-tls",
-        "postgresSecret": "pg-tls",
-    }
-}
-EVERY: dict[str, dict[str, Any]] = {
-    "statefulset": {},
-    "statefulset, one node": {"rabbitmq": {"replicas": 1}, "retainData": False, "networkPolicies": False},
-    "statefulset, cert-manager": TLS,
-    "statefulset, given certificates": GIVEN_TLS,
-    "operators": OPERATORS,
-    "operators, cert-manager": OPERATORS | TLS,
-    "external": EXTERNAL,
-    "external, TLS": EXTERNAL | {"tls": {"enabled": True, "authoritySecret": "authority"}},
-    "KEDA installed": {"keda": {"install": True}},
-    "no KEDA": {"keda": {"enabled": False}},
-    "protected": {"protect": True},
-    "given namespaces": {"namespaces": {"create": False, "app": "shop", "data": "shop-data", "monitoring": "prom"}},
-}
 every = pytest.mark.parametrize("name", EVERY)
 
 
