@@ -17,6 +17,7 @@ TAG ?= dev
 BASE_IMAGE ?=
 BUILDER ?=
 NAMES ?=
+WORKERS ?=
 
 PYTHON := .venv/bin/python
 LOCAL := $(PYTHON) -P -m outhaul_local
@@ -56,9 +57,9 @@ setup: ## install the workspace with all that tests and lint need
 	@$(UV) && "$$UV" sync $(QUIET) --frozen
 
 .PHONY: test
-test: setup ## all tests (TESTS=tests/unit for some), with a PostgreSQL and a RabbitMQ of their own
+test: setup ## all tests (TESTS=tests/unit for some, WORKERS=2), with a PostgreSQL and a RabbitMQ of their own
 	@$(LOCAL) install || echo "Tests that need RabbitMQ will be skipped."
-	@$(PYTHON) -m pytest $(TESTS) $(if $(CI),--durations=15)
+	@$(PYTHON) -m pytest $(TESTS) $(if $(WORKERS),-n $(WORKERS) --dist loadfile) $(if $(CI),--durations=15)
 
 .PHONY: coverage
 coverage: setup ## all tests, with the lines and branches that none of them reaches
@@ -76,7 +77,8 @@ images: ## build outhaul/order, outhaul/waybill and outhaul/operator (NAMES="ord
 
 .PHONY: test-cluster
 test-cluster: setup ## the tests on a Kubernetes of your own: any KUBECONFIG that is plainly for tests (docs/operating.md)
-	@$(PYTHON) -m pytest -m cluster $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
+	@$(PYTHON) -m pytest -m cluster -n $(or $(WORKERS),3) --dist loadscope \
+		$(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
 
 .PHONY: soak
 soak: setup ## orders under random faults of all kinds (ORDERS, MINUTES, RATE, SEED, ROUND, STATE to go on, REPORT=docs/reports/name)
