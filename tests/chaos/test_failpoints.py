@@ -226,3 +226,19 @@ def test_a_consumer_killed_around_the_confirm_of_a_dead_letter_may_leave_two_and
     verdict = judge(told, seen, alerts=system.alerts.names())
     assert verdict.violations() == verdict.duplicated
     assert len(verdict.duplicated) == 1
+
+
+def test_a_consumer_that_never_moves_again_inside_its_transaction_holds_nobody_up_for_long(system: System) -> None:
+    """Its rows in the inbox are locked for as long as its session lasts, which the database is told to end."""
+    trigger = "insert-commit=stop@5"
+    system.start(waybills=2, waybill_settings={"OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "2s"})
+    victim = system.waybills[0]
+    armed_again(victim, trigger)
+    with system.load(rate=30) as load:
+        wait_stopped(victim, trigger)
+        load.more(20)
+        told = load.finish()
+        system.settle(told, seconds=60)
+        victim.thaw()
+        poll(lambda: victim.answers("/readyz") == 200, seconds=30, what="the consumer that goes on")
+    assert system.made() == len(told.acknowledged)

@@ -477,6 +477,12 @@ def test_a_serialization_failure_is_nobodys_fault_until_it_never_ends(
     assert database.count("deliveries") == 0
 
 
+def inserting(message: Delivery, *, idle_seconds: float = 0) -> tuple[str, ...]:
+    """The parameters that insert its inbox row."""
+    hashed = hashlib.sha256(message.body).hexdigest()
+    return f"{idle_seconds * 1000:.0f}", "shipping", "{" + str(message.message_id) + "}", '{"\\\\x' + hashed + '"}'
+
+
 def test_the_same_message_at_two_consumers_at_once_takes_effect_once(
     consumer: Consumer, conn: psycopg.Connection[Any], database: Database
 ) -> None:
@@ -490,8 +496,7 @@ def test_the_same_message_at_two_consumers_at_once_takes_effect_once(
 
     thread = threading.Thread(target=second)
     with database.connect() as first, first.transaction():
-        hashed = hashlib.sha256(message.body).hexdigest()
-        first.execute(INSERT, ("shipping", "{" + str(message.message_id) + "}", '{"\\\\x' + hashed + '"}'))
+        first.execute(INSERT, inserting(message))
         thread.start()
         poll(
             lambda: database.query(
@@ -502,6 +507,41 @@ def test_the_same_message_at_two_consumers_at_once_takes_effect_once(
     thread.join()
     assert results(outcomes) == [DUPLICATE]
     assert database.effects() == []
+
+
+def test_a_consumer_that_falls_silent_in_its_transaction_holds_its_message_up_for_a_bounded_time(
+    consumer: Consumer, conn: psycopg.Connection[Any], database: Database
+) -> None:
+    consumer.handler(TYPE)(note)
+    message = delivery({"order": 7})
+    silent = psycopg.connect(database.dsn)
+    silent.execute(INSERT, inserting(message, idle_seconds=1.0))
+    assert results(consumer.process(conn, [message])) == [DONE]
+    with pytest.raises(psycopg.Error):
+        silent.commit()
+    silent.close()
+    assert database.effects() == [7]
+
+
+@pytest.mark.parametrize(("own", "bound"), [("0", "75s"), ("20s", "20s"), ("5min", "5min")])
+def test_a_transactions_bound_on_silence_is_ours_unless_somebody_set_one_and_ends_with_it(
+    own: str, bound: str, conn: psycopg.Connection[Any]
+) -> None:
+    show = "SHOW idle_in_transaction_session_timeout"
+    conn.execute(f"SET idle_in_transaction_session_timeout = '{own}'".encode())
+    with conn.transaction():
+        conn.execute(INSERT, inserting(delivery({"order": 7}), idle_seconds=75))
+        assert conn.execute(show).fetchone() == (bound,)
+    assert conn.execute(show).fetchone() == (own,)
+
+
+def test_a_callers_own_transaction_may_be_silent_for_as_long_as_it_was(
+    consumer: Consumer, conn: psycopg.Connection[Any]
+) -> None:
+    told: list[Any] = []
+    consumer.handler(TYPE)(lambda _, tx: told.append(tx.execute("SHOW idle_in_transaction_session_timeout").fetchone()))
+    consumer.process(conn, [delivery({"order": 7})])
+    assert told == [("0",)]
 
 
 def test_batches_of_two_consumers_in_any_order_do_not_deadlock(consumer: Consumer, database: Database) -> None:

@@ -20,6 +20,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,6 +46,7 @@ from outhaul.settings import BrokerSettings, DatabaseSettings
 
 F = TypeVar("F", bound=Callable[[Any, Any], Any])
 _LONGEST_NAME = 100
+_IDLE_ALLOWANCE_SECONDS = 10.0
 
 
 class Consumer:
@@ -101,6 +103,7 @@ class Consumer:
         self.registry = Registry()
         self.metrics = metrics or Metrics.off()
         Ramp(prefetch)
+        cut_seconds = min(5.0, shutdown_seconds / 4)
         self._fittings = Fittings(
             rules=Rules(
                 consumer=name,
@@ -109,7 +112,9 @@ class Consumer:
                 retention=retention,
                 max_crashes=max_crashes,
                 max_message_bytes=max_message_bytes,
-                cut_seconds=min(5.0, shutdown_seconds / 4),
+                cut_seconds=cut_seconds,
+                # Handlers may be silent for this long, and are ended before it.
+                idle_seconds=cut_seconds + handler_timeout_seconds + _IDLE_ALLOWANCE_SECONDS,
             ),
             registry=self.registry,
             pace=Pace(batch_size=batch_size, linger_seconds=linger_seconds),
@@ -270,7 +275,8 @@ class Consumer:
         return self._running
 
     def _inbox(self) -> Inbox:
-        return Inbox(self._fittings.rules, self.registry)
+        # The transaction is the caller's, and so is how long it may be silent: in a debugger, for one.
+        return Inbox(replace(self._fittings.rules, idle_seconds=0.0), self.registry)
 
     def _checked(self) -> Running | None:
         running = self._running

@@ -48,6 +48,7 @@ class Inbox:
         self._transient: dict[str, int] = {}
         self._to_take_back: set[str] = set()
         self._until = math.inf
+        self._idle_milliseconds = str(math.ceil(rules.idle_seconds * 1000))
 
     def process(self, batch: Sequence[Delivery], report: Report) -> Steps[tuple[list[Delivery], Held | None]]:
         """Decide about a batch. Returns what is left over, and why: None when a slow batch was only cut."""
@@ -160,7 +161,7 @@ class Inbox:
         consumer = self.rules.consumer
         keys = list(firsts)
         hashes = "{" + ",".join(['"\\\\x' + p.hash.hex() + '"' for p in firsts.values()]) + "}"
-        parameters = (consumer, _array(keys), hashes)
+        parameters = (self._idle_milliseconds, consumer, _array(keys), hashes)
         inserted = yield from self._own(Execute(inbox_queries.INSERT, parameters, full=len(keys)))
         new = firsts if inserted is None else {row[0]: firsts[row[0]] for row in inserted}
         taken += new

@@ -22,7 +22,11 @@ FUTURE = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What an inbox goes by. ``cut_seconds``: how long a transaction calls handlers before it is committed in part."""
+    """What an inbox goes by. ``cut_seconds``: how long a transaction calls handlers before it is committed in part.
+
+    ``idle_seconds``: after so long without a word in the middle of a transaction, the server ends the session; 0 leaves
+    that to the server's own setting.
+    """
 
     consumer: str
     queue: str
@@ -32,6 +36,7 @@ class Rules:
     max_message_bytes: int = 4 * 1024 * 1024
     transient_limit: int = 10
     cut_seconds: float = 5.0
+    idle_seconds: float = 0.0
 
 
 @dataclass(slots=True)
