@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -19,7 +20,9 @@ from chart_support import render
 from cluster.in_cluster import Servers
 from cluster.kube import Kube
 from cluster.operators import TAG, helm, merged
-from conftest import MakeDatabase
+from conftest import MakeDatabase, missing
+from letter_support import connected
+from outhaul import Message, Outbox
 from outhaul_infra.broker_users import USERS
 from support import BrokerUnderTest, poll
 
@@ -101,6 +104,7 @@ def shop(
         _secret(made, f"{function}-database-owner", {"url": urls[f"{function}-owner"]})
         _secret(made, f"{function}-broker", {"url": users[function]["url"]})
     _secret(made, "topology-broker", users["topology"])
+    _secret(made, "keda-broker", _apart(users["keda"]["management-url"]))
     yield made
     # Namespaces of failed tests are told of before they go; the functions must not outlive their databases.
     helm("uninstall", "outhaul", "--namespace", namespace, "--ignore-not-found", "--wait")
@@ -137,6 +141,13 @@ def _broker_users(shop: Shop) -> dict[str, dict[str, str]]:
                 key: _as_user(shop.servers.inside(url), name, password) for key, url in urls.items()
             }
     return entries
+
+
+def _apart(url: str) -> dict[str, str]:
+    """As KEDA takes it: the address without credentials, and those beside it."""
+    parts = urlsplit(url)
+    host = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return {"host": host, "username": parts.username or "", "password": parts.password or ""}
 
 
 def _as_user(url: str, name: str, password: str) -> str:
@@ -232,6 +243,67 @@ def test_what_somebody_changed_by_hand_is_put_back(shop: Shop) -> None:
             seconds=150,
             what="the policy as it was declared",
         )
+
+
+@pytest.mark.timeout(900)
+def test_consumers_come_with_the_backlog_and_go_with_it(shop: Shop) -> None:
+    """From none to several and back to none; and some run while the broker does not tell how much waits."""
+    if shop.kube.path("/apis/keda.sh/v1alpha1") is None:
+        pytest.skip("the cluster has no KEDA")
+    # Without it nobody scales beyond one.
+    metrics = shop.kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
+    available = [each["status"] for each in metrics.get("status", {}).get("conditions", ())]
+    if available != ["True"]:
+        missing("KEDA's metrics API (kubectl get apiservice v1beta1.external.metrics.k8s.io)")
+    keda = {
+        "enabled": True,
+        "virtualHost": shop.broker.vhost,
+        "maxReplicas": 3,
+        "messagesPerReplica": 1000,
+        "pollingInterval": 2,
+        "cooldownPeriod": 18,
+        "scaleDownStabilizationSeconds": 0,
+    }
+    # One message a transaction, so that the backlog lasts long enough to be seen.
+    slowly = {"OUTHAUL_CONSUMER_BATCH_SIZE": "1"}
+    values = {"keda": keda, "operator": {"enabled": False}, "functions": {"waybill": {"settings": slowly}}}
+    shop.upgrade(values)
+
+    def replicas() -> int:
+        found = shop.kube.read("deployments", shop.namespace, "outhaul-waybill")
+        assert found is not None
+        return int(found["spec"].get("replicas", 1))
+
+    poll(lambda: replicas() == 0, seconds=120, what="no consumer while nothing waits")
+    burst = 30_000
+    with psycopg.connect(shop.databases["order"]) as conn:
+        outbox = Outbox(exchange="outhaul.events")
+        for _ in range(burst // 1000):
+            outbox.add(conn, *(_message() for _ in range(1000)))
+    poll(lambda: replicas() == 3, seconds=120, what="as many consumers as there may be")
+    consumed = "SELECT count(*), count(DISTINCT order_id) FROM waybills"
+    poll(lambda: shop.rows("waybill", consumed) == [(burst, burst)], seconds=300, what=f"{burst} waybills")
+    poll(lambda: replicas() == 0, seconds=180, what="no consumer when all is done")
+    assert shop.rows("waybill", "SELECT count(*) FROM inbox") == [(burst,)]
+    with connected(shop.broker) as queues:
+        assert (queues.depth("outhaul.waybill"), queues.depth("outhaul.waybill.dlq")) == (0, 0)
+
+    # A queue that is missing is to KEDA what a broker is whose API does not answer.
+    shop.upgrade(merged(values, {"keda": {"queue": "no.such.queue"}}))
+    poll(lambda: replicas() == 2, seconds=120, what="the consumers of the fallback")
+    shop.upgrade(values)
+    poll(lambda: replicas() == 0, seconds=180, what="none again")
+
+
+def _message() -> Message:
+    order = str(uuid4())
+    lines = [{"sku": "kettle", "quantity": 1, "unit_price_cents": 1999}]
+    return Message(
+        type="dev.outhaul.order.created.v1",
+        routing_key="order.created",
+        aggregate_id=order,
+        data={"order_id": order, "customer": "Ada", "lines": lines},
+    )
 
 
 def test_every_object_is_what_the_api_server_takes(kube: Kube, crds: None, namespace: str) -> None:
