@@ -31,7 +31,8 @@ from outhaul.database import outbox_queries
 from outhaul.errors import BrokerUnreachable
 from outhaul.resend import ResendRequest
 from outhaul.sending.pump import Pump, Waiting
-from protocol_model import BROKER, ROUTES, Clock, Desk, ModelSender, Violation, World
+from protocol_model import ROUTES, Desk, World
+from protocol_sender import BROKER, Clock, ModelSender, Violation
 
 SENDERS, ANY = st.integers(0, 1), st.integers(0, 2)
 EXAMPLES = settings(
