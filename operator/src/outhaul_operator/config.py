@@ -10,10 +10,12 @@ from outhaul.alerts import Webhook
 from outhaul.configuration.environment import Environment
 from outhaul.errors import ConfigurationError
 from outhaul.logs import FORMATS, LEVELS
+from outhaul_operator.specs import SecretRef
 
 HTTP_PORT = 8082
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ENTRY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 _DNS_SUBDOMAIN = re.compile(rf"(?=.{{1,253}}\Z){_DNS_LABEL.pattern}(\.{_DNS_LABEL.pattern})*")
 # The form an image reference has; whether there is such an image is the kubelet's to find out.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
@@ -30,6 +32,8 @@ class OperatorConfig:
     namespaces: tuple[str, ...]
     image: str
     job_service_account: str
+    job_broker_authority: SecretRef | None
+    job_database_authority: SecretRef | None
     max_jobs: int
     concurrency: int
     look_timeout_seconds: float
@@ -55,6 +59,8 @@ class OperatorConfig:
             job_service_account=_matching(
                 env, "OUTHAUL_OPERATOR_JOB_SERVICE_ACCOUNT", _DNS_SUBDOMAIN, "write the name of a ServiceAccount"
             ),
+            job_broker_authority=_entry(env, "OUTHAUL_OPERATOR_JOB_BROKER_AUTHORITY"),
+            job_database_authority=_entry(env, "OUTHAUL_OPERATOR_JOB_DATABASE_AUTHORITY"),
             max_jobs=env.integer("OUTHAUL_OPERATOR_MAX_JOBS", least=1, most=1000),
             concurrency=env.integer("OUTHAUL_OPERATOR_CONCURRENCY", least=1, most=1000),
             look_timeout_seconds=env.duration("OUTHAUL_OPERATOR_LOOK_TIMEOUT", least=0.5, most=60),
@@ -75,6 +81,16 @@ def _namespaces(text: str) -> tuple[str, ...]:
                 "OUTHAUL_OPERATOR_NAMESPACES", name[:80], "write names of namespaces with commas between, or nothing"
             )
     return tuple(dict.fromkeys(names))
+
+
+def _entry(env: Environment, name: str) -> SecretRef | None:
+    text = env.text_or_none(name)
+    if text is None:
+        return None
+    secret, _, key = text.strip().partition("/")
+    if not _DNS_SUBDOMAIN.fullmatch(secret) or not _ENTRY.fullmatch(key):
+        raise ConfigurationError(name, text[:80], "write a Secret and its entry, such as broker-ca/ca.crt")
+    return SecretRef(name=secret, key=key)
 
 
 def _matching(env: Environment, name: str, pattern: re.Pattern[str], remedy: str) -> str:

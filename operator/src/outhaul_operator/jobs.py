@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from outhaul_operator import outcomes, requests
 from outhaul_operator.plan import JobRequest
-from outhaul_operator.specs import API_VERSION, Target
+from outhaul_operator.specs import API_VERSION, SecretRef, Target
 
 OWNER_LABEL: Final = "outhaul.dev/owner-uid"
 KIND_LABEL: Final = "outhaul.dev/owner-kind"
@@ -31,7 +31,10 @@ _RESOURCES = {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettings:
-    """What the operator's own configuration says of every Job. ``environment`` holds no secrets."""
+    """What the operator's own configuration says of every Job. ``environment`` holds no secrets.
+
+    The authorities are certificates that Jobs trust, in Secrets of the namespace they run in.
+    """
 
     image: str
     service_account: str
@@ -39,6 +42,8 @@ class JobSettings:
     image_pull_secrets: tuple[str, ...] = ()
     resources: Mapping[str, Any] = field(default_factory=lambda: _RESOURCES)
     environment: Mapping[str, str] = field(default_factory=dict)
+    broker_authority: SecretRef | None = None
+    database_authority: SecretRef | None = None
 
 
 def job_name(kind: str, uid: str, generation: int, *suffixes: str) -> str:
@@ -118,7 +123,10 @@ def _pod(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(request, settings)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            *({"name": name, "secret": {"secretName": ref.name}} for name, ref in _authorities(settings).items()),
+        ],
     }
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
@@ -140,13 +148,34 @@ def _container(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 - a mount point of the container's own
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a mount point of the container's own
+            *({"name": name, "mountPath": f"/etc/outhaul/{name}", "readOnly": True} for name in _authorities(settings)),
+        ],
     }
+
+
+def _authorities(settings: JobSettings) -> dict[str, SecretRef]:
+    """The Secrets with certificates, by the folder they are mounted at."""
+    given = {"broker-authority": settings.broker_authority, "database-authority": settings.database_authority}
+    return {name: ref for name, ref in given.items() if ref is not None}
+
+
+def _trust(settings: JobSettings) -> dict[str, str]:
+    """By the variables of OpenSSL and libpq, which hold for every URL that says nothing else."""
+    told = {}
+    if settings.broker_authority is not None:
+        told["SSL_CERT_FILE"] = f"/etc/outhaul/broker-authority/{settings.broker_authority.key}"
+    if settings.database_authority is not None:
+        told["PGSSLMODE"] = "verify-full"
+        told["PGSSLROOTCERT"] = f"/etc/outhaul/database-authority/{settings.database_authority.key}"
+    return told
 
 
 def _environment(request: JobRequest, settings: JobSettings) -> list[dict[str, Any]]:
     plain = {
         **settings.environment,
+        **_trust(settings),
         requests.RUN_ID_VARIABLE: request.name,
         requests.ACTOR_VARIABLE: request.actor,
         requests.REQUEST_VARIABLE: json.dumps(request.run.document(), sort_keys=True, separators=(",", ":")),

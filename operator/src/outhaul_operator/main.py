@@ -107,6 +107,8 @@ class _Operator:
             job_settings=JobSettings(
                 image=config.image,
                 service_account=config.job_service_account,
+                broker_authority=config.job_broker_authority,
+                database_authority=config.job_database_authority,
                 environment={"OUTHAUL_LOG_LEVEL": config.log_level, "OUTHAUL_LOG_FORMAT": config.log_format},
             ),
             slots=Slots(config.max_jobs),

@@ -184,6 +184,20 @@ SETTINGS: tuple[Setting, ...] = (
         "operator",
     ),
     Setting(
+        "OUTHAUL_OPERATOR_JOB_BROKER_AUTHORITY",
+        "secret/entry",
+        None,
+        "authorities that Jobs trust for brokers, by a Secret of the resource's namespace; unset: the image's own",
+        "operator",
+    ),
+    Setting(
+        "OUTHAUL_OPERATOR_JOB_DATABASE_AUTHORITY",
+        "secret/entry",
+        None,
+        "the same for databases, whose certificates are then verified in full; unset: as their URLs say",
+        "operator",
+    ),
+    Setting(
         "OUTHAUL_OPERATOR_MAX_JOBS",
         "whole number",
         "10",
