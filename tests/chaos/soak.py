@@ -33,7 +33,7 @@ from chaos.ledger_reading import backlog, read
 from chaos.load import Load
 from chaos.servers import new_database, start_postgres
 from chaos.soak_faults import LETTERS, LONGEST_SECONDS, LOSES_LETTERS, Fault, Ground, menu
-from chaos.soak_record import COUNTED, Record, Round
+from chaos.soak_record import COUNTED, Record, Round, letters_again
 from chaos.system import assembled, lasts
 from outhaul.broker_admin.topology_apply import apply
 from outhaul_local.failure import LocalFailure
@@ -185,10 +185,11 @@ def one_round(ground: Ground, number: int, seed: str, wanted: int, rate: float, 
     done.drain_seconds = round(time.monotonic() - settled_at, 1)
     done.letters_expected = len(told.injected) + len(ground.poison)
     done.counts = {name: getattr(verdict, name) for name in COUNTED}
+    done.letters_again, verdict.duplicated = letters_again(verdict.duplicated)
     for kind in ("lost", "duplicated", "unexpected", "unreported"):
         if found := getattr(verdict, kind):
             done.breaches[kind] = found
-    others = shortcomings(ground, told, verdict)
+    others = shortcomings(told, verdict, letters=done.letters_expected + done.letters_again)
     if others:
         done.breaches.setdefault("other", []).extend(others)
     done.memory_mib = memory(ground)
@@ -242,7 +243,9 @@ def settle(ground: Ground, told: Told) -> Verdict:
                 seen = read(system.order_dsn, system.waybill_dsn, system.broker, keys=f"%-{ground.name}-%")
                 took = round(time.monotonic() - began, 1)
                 verdict = judge(told, seen, alerts=system.alerts.names(), drain_seconds=took)
-                if not verdict.violations() and verdict.dead_lettered == letters:
+                again, duplicated = letters_again(verdict.duplicated)
+                others = len(verdict.violations()) - len(verdict.duplicated) + len(duplicated)
+                if not others and verdict.dead_lettered == letters + again:
                     return verdict
         except (httpx.HTTPError, psycopg.Error, OSError):
             lasts(1)
@@ -251,9 +254,8 @@ def settle(ground: Ground, told: Told) -> Verdict:
         lasts(1)
 
 
-def shortcomings(ground: Ground, told: Told, verdict: Verdict) -> list[str]:
+def shortcomings(told: Told, verdict: Verdict, *, letters: int) -> list[str]:
     """What the ledger does not count as a breach by itself, and no fault of a soak may cause."""
-    letters = len(told.injected) + len(ground.poison)
     found = []
     if verdict.backlog:
         found.append(f"the backlog is {verdict.backlog} {SETTLE_SECONDS:g} s after everything was mended")

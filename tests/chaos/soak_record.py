@@ -6,14 +6,32 @@ The memory of a run is bounded by a round: what clients were told in it is judge
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 LISTED = 20
+LETTER_AGAIN = re.compile(r"order \S+ \(\S+\) has (\d+) dead letter|message \S+, made to be a dead letter, is (\d+)")
 COUNTED = ("attempted", "acknowledged", "unknown", "committed", "waybills", "recovered", "parked", "dead_lettered")
 BREACHES = ("lost", "duplicated", "unexpected", "unreported", "other")
+
+
+def letters_again(duplicated: list[str]) -> tuple[int, list[str]]:
+    """How many letters are there once more than they should be, and what is left of these breaches without them.
+
+    A letter is sent at least once: a consumer killed between its confirm and the message's ack leaves two of one id,
+    which is one message to redrive. A soak kills consumers all the time, so it counts these and goes on.
+    """
+    again, others = 0, []
+    for text in duplicated:
+        found = LETTER_AGAIN.fullmatch(text)
+        if found:
+            again += int(found[1] or found[2]) - 1
+        else:
+            others.append(text)
+    return again, others
 
 
 @dataclass(slots=True)
@@ -25,6 +43,7 @@ class Round:
     drain_seconds: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     letters_expected: int = 0
+    letters_again: int = 0
     faults: list[str] = field(default_factory=list)
     breaches: dict[str, list[str]] = field(default_factory=dict)
     troubles: list[str] = field(default_factory=list)
@@ -103,6 +122,7 @@ class Record:
             "|---|---|",
             *(f"| {name.replace('_', ' ')} | {value:,} |" for name, value in totals.items()),
             f"| dead letters that the faults made | {sum(each.letters_expected for each in self.rounds):,} |",
+            f"| letters that are there once more | {sum(r.letters_again for r in self.rounds)} |",
             f"| longest time to drain after a round | {slowest} s |",
             *(f"| breaches: {name} | {value} |" for name, value in self.breaches().items()),
             "",

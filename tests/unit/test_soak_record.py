@@ -10,12 +10,12 @@ import pytest
 
 from chaos.soak import arguments, begin, main
 from chaos.soak_faults import LOSES_LETTERS, menu
-from chaos.soak_record import Record, Round
+from chaos.soak_record import Record, Round, letters_again
 
 
 def a_round(number: int, **breaches: list[str]) -> Round:
     counts = {"attempted": 12, "acknowledged": 10, "committed": 10, "waybills": 9, "dead_lettered": 1}
-    return Round(number, 2.5, 0.5, counts, 1, ["broker: garbage"], breaches, [], {"harness": 50.0})
+    return Round(number, 2.5, 0.5, counts, 1, 0, ["broker: garbage"], breaches, [], {"harness": 50.0})
 
 
 def test_a_record_read_again_is_the_same(tmp_path: Path) -> None:
@@ -78,3 +78,14 @@ def test_the_same_seed_and_round_choose_the_same_faults() -> None:
     assert LOSES_LETTERS in {each.name for each in faults}
     chosen = [[random.Random("s round 3").choice(faults).name for _ in range(5)] for _ in range(2)]
     assert chosen[0] == chosen[1]
+
+
+def test_a_letter_that_is_there_again_is_told_from_every_other_duplicate() -> None:
+    told = [
+        "order 01a209cd (kill-r3-0) has 3 dead letter",
+        "message garbage-r1-2, made to be a dead letter, is 2",
+        "order 01a209ce (order-r3-7) has 1 waybill, 1 dead letter",
+        "order 01a209cf (order-r3-8) has 2 waybill",
+        "key order-r3-9 has 2 orders: a, b",
+    ]
+    assert letters_again(told) == (3, told[2:])
