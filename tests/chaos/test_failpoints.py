@@ -6,14 +6,19 @@ verdict. Where a point really lies is looked up in the databases and the queues 
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import psycopg
 import pytest
 
 from chaos.armed import arm, disarm, times_reached, wait_killed, wait_stopped
-from chaos.function import Function
+from chaos.function import TESTS, Function
 from chaos.ledger import judge
 from chaos.ledger_reading import read
 from chaos.system import System, count, lasts
+from function_process import environment
 from outhaul_waybill.topology import QUEUE
 from support import poll
 from support_amqp import Amqp
@@ -242,3 +247,48 @@ def test_a_consumer_that_never_moves_again_inside_its_transaction_holds_nobody_u
         victim.thaw()
         poll(lambda: victim.answers("/readyz") == 200, seconds=30, what="the consumer that goes on")
     assert system.made() == len(told.acknowledged)
+
+
+def resend(system: System, trigger: str = "") -> subprocess.CompletedProcess[str]:
+    """`outhaul resend` of everything, always as the same run."""
+    settings = {
+        "PYTHONPATH": str(TESTS),
+        "OUTHAUL_ORDER_DATABASE_URL": system.order_dsn,
+        "OUTHAUL_AMQP_URL": system.broker.amqp_url,
+        "OUTHAUL_TEST_FAILPOINTS": trigger,
+    }
+    command = [sys.executable, "-P", "-m", "chaos.armed_command", "resend", "--run-id", "ticket-1"]
+    return subprocess.run(
+        command, env=environment(settings), cwd=system.folder, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_resend_killed_between_any_two_steps_is_finished_by_the_same_run_begun_again(system: System) -> None:
+    system.start(waybills=2)
+    [sender] = system.orders
+    with system.load() as load:
+        load.more(20)
+        system.links.order_to_broker.stop()
+        load.more(100)
+        told = load.finish()
+    sender.kill()
+    waiting = system.pending()
+    assert waiting >= 90
+    for trigger in (
+        f"commit-publish=kill@{system.rng.randint(1, 20)}",
+        "publish-confirm=kill@2",
+        "confirm-mark=kill@1",
+    ):
+        with psycopg.connect(system.order_dsn) as conn:
+            # What the dead sender, and the last resend, had taken is free again: their leases are over.
+            conn.execute("UPDATE outbox SET available_at = clock_timestamp()")
+        ended = resend(system, trigger)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert f"failpoint reached: {trigger}" in ended.stderr
+        assert system.pending(), "something is left for the next"
+    with psycopg.connect(system.order_dsn) as conn:
+        conn.execute("UPDATE outbox SET available_at = clock_timestamp()")
+    ended = resend(system)
+    assert ended.returncode == 0, ended.stderr
+    system.settle(told)
+    assert count(system.order_dsn, "SELECT count(*) FROM runs WHERE run_id = 'ticket-1' AND state = 'done'") == 1
