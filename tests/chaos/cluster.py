@@ -20,6 +20,7 @@ from outhaul_local.tether import Tether, kill_port_mapper
 from support import BrokerUnderTest, poll
 
 SIZE = 3
+PATIENCE_SECONDS = 240
 TICK_SECONDS = 8  # a node that stands still is believed dead after this long, 60 s by default
 
 
@@ -80,7 +81,7 @@ class Cluster:
         if int(rabbitmqctl(nodes[0], "version").partition(".")[0]) < 4:
             # One first, for the others to join: three that start at once wait for each other.
             cluster.start(nodes[0])
-            poll(nodes[0]._answers, seconds=240, what="an answer of the first node")
+            cluster._await(nodes[0])
         # From 4 on it is the other way round: the first waits for as many as it was told of.
         cluster.mend()
         return cluster
@@ -143,9 +144,15 @@ class Cluster:
             if not node.alive():
                 self.start(node)
         for node in self.nodes:
-            # Not await_ready(): where that gives up it ends the port mapper, which is everybody's here.
-            poll(node._answers, seconds=240, what=f"an answer of {node.node}")
+            self._await(node)
         poll(lambda: self._running() == SIZE, seconds=180, what="a cluster of three")
+
+    @staticmethod
+    def _await(node: Node) -> None:
+        # Not await_ready(): where that gives up it ends the port mapper, which is everybody's here.
+        poll(node._answers, seconds=PATIENCE_SECONDS, what=f"an answer of {node.node}")
+        # Or its next start takes this one for a first boot that was cut short, and removes its data.
+        node._unfinished.unlink(missing_ok=True)
 
     def leader(self, broker: BrokerUnderTest, queue: str) -> Node:
         """The node that leads a queue; the first that runs is asked."""

@@ -287,8 +287,12 @@ def memory(ground: Ground) -> dict[str, float]:
 def compared(ground: Ground) -> dict[str, int]:
     """Both databases read side by side by order id, in constant memory. ``letters``: orders that were poison."""
     found = {"orders": 0, "waybills": 0, "letters": 0, "missing": 0, "orphans": 0}
-    with psycopg.connect(ground.system.order_dsn) as one, psycopg.connect(ground.system.waybill_dsn) as other:
-        orders, waybills = one.cursor("orders"), other.cursor("waybills")
+    with (
+        psycopg.connect(ground.system.order_dsn) as one,
+        psycopg.connect(ground.system.waybill_dsn) as other,
+        one.cursor("orders") as orders,
+        other.cursor("waybills") as waybills,
+    ):
         orders.itersize = waybills.itersize = 5000
         left = iter(orders.execute("SELECT order_id, customer FROM orders ORDER BY order_id"))
         right = iter(waybills.execute("SELECT order_id FROM waybills ORDER BY order_id"))
