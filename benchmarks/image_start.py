@@ -107,14 +107,17 @@ def order(parts: Servers, containers: Containers) -> float:
         "OUTHAUL_HTTP_PORT": str(port),
     }
 
-    def is_ready() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
+    # Made before: a client costs as much as the start of a small program.
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
 
-    with started(containers.command(("python", "-P", "-m", "outhaul_order"), environment)) as at:
-        return milliseconds_until(is_ready, at)
+        def is_ready() -> bool:
+            try:
+                return client.get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        with started(containers.command(("python", "-P", "-m", "outhaul_order"), environment)) as at:
+            return milliseconds_until(is_ready, at)
 
 
 def main() -> None:
