@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,27 @@ def _place(http: httpx.Client, number: int) -> str:
     return order_id
 
 
+def _orders_during(upgrade: Callable[[], None], shop: Shop, *, first: int) -> int:
+    """Place orders until after the upgrade; how many. A port-forward ends with its pod: then they come after it."""
+    over = threading.Event()
+
+    def place() -> int:
+        with shop.http("order", 8080) as http:
+            number = first
+            while not over.is_set() or number < first + 20:
+                _place(http, number)
+                number += 1
+        return number - first
+
+    with ThreadPoolExecutor(1) as pool:
+        placing = pool.submit(place) if shop.servers.direct else None
+        try:
+            upgrade()
+        finally:
+            over.set()
+        return (placing or pool.submit(place)).result(120)
+
+
 def _settled(shop: Shop, orders: int) -> None:
     """Until each order has exactly one waybill, and nothing waits to be sent."""
 
@@ -208,14 +231,17 @@ def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
         shop.upgrade()
         assert shop.jobs() == first, "an upgrade that changes nothing runs nothing"
 
-        shop.upgrade(
-            {"functions": {"order": {"settings": {"OUTHAUL_SENDER_LEASE": "70s"}}}, "log": {"level": "warning"}}
+        orders = 20 + _orders_during(
+            lambda: shop.upgrade(
+                {"functions": {"order": {"settings": {"OUTHAUL_SENDER_LEASE": "70s"}}}, "log": {"level": "warning"}}
+            ),
+            shop,
+            first=20,
         )
         assert shop.jobs() == first
-    with shop.http("order", 8080) as http:
-        for number in range(20, 40):
-            _place(http, number)
-        _settled(shop, 40)
+        _settled(shop, orders)
+        with connected(shop.broker) as queues:
+            assert queues.depth("outhaul.waybill.dlq") == 0
 
         shop.upgrade({"topology": {"backoffLimit": 13, "nodesTimeout": "6m"}})
         newer = shop.jobs()
