@@ -199,6 +199,14 @@ def test_a_rotated_password_restarts_the_server_that_keeps_it_and_no_other() -> 
     assert server["outhaul-rabbitmq"] == before["outhaul-rabbitmq"] != broker["outhaul-rabbitmq"]
 
 
+def test_a_rotated_password_restarts_the_pods_that_read_it_at_their_start() -> None:
+    def annotations(made: Graph) -> Any:
+        return made.resource("outhaul").inputs["values"]["podAnnotations"]
+
+    assert annotations(graph()) == annotations(graph_of(settings()))
+    assert annotations(graph()) != annotations(graph_of(settings(postgresOrderPassword="quite-another-password")))
+
+
 @pytest.mark.parametrize("retain", [True, False])
 def test_data_stays_exactly_where_it_is_asked_to(retain: bool) -> None:
     made = graph({"retainData": retain})
@@ -294,7 +302,7 @@ def test_the_chart_takes_every_value_that_the_stack_gives() -> None:
         for key, value in given.items():
             if key not in there:
                 found.append(f"{path}.{key}")
-            elif isinstance(value, Mapping) and isinstance(there[key], Mapping):
+            elif isinstance(value, Mapping) and there[key]:  # an empty one takes any key
                 found += unknown(value, there[key], f"{path}.{key}")
         return found
 

@@ -23,7 +23,14 @@ class Application(pulumi.ComponentResource):
     """Chart and custom resources; both resources are awaited until they say that all is well."""
 
     def __init__(
-        self, name: str, stack: Stack, *, root: Path, authority_secret: str | None, opts: pulumi.ResourceOptions
+        self,
+        name: str,
+        stack: Stack,
+        *,
+        root: Path,
+        authority_secret: str | None,
+        credentials: str,
+        opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("outhaul:infra:Application", name, None, opts)
         # Its release's name is the resource's.
@@ -31,7 +38,7 @@ class Application(pulumi.ComponentResource):
             names.RELEASE,
             chart=str(root / stack.settings.chart.path),
             namespace=stack.app,
-            values=chart_values(stack.settings, authority_secret=authority_secret),
+            values=chart_values(stack.settings, authority_secret=authority_secret, credentials=credentials),
             opts=stack.options(self),
         )
         for resource in (outbox(stack.app), inbox(stack.app)):

@@ -10,8 +10,8 @@ from outhaul_infra.rabbitmq_manifests import amqp_port, management_port
 from outhaul_infra.settings import EXTERNAL, StackSettings
 
 
-def chart_values(settings: StackSettings, *, authority_secret: str | None) -> dict[str, Any]:
-    """The values, those of the setting `chart.values` on top."""
+def chart_values(settings: StackSettings, *, authority_secret: str | None, credentials: str) -> dict[str, Any]:
+    """The values, those of the setting `chart.values` on top. ``credentials`` changes when a password does."""
     images, keda = settings.images, settings.keda
     values: dict[str, Any] = {
         "crds": {"install": True, "keep": settings.chart.keep_crds},
@@ -36,6 +36,8 @@ def chart_values(settings: StackSettings, *, authority_secret: str | None) -> di
             "maxReplicas": settings.waybill.max_replicas,
             "caSecret": authority_secret or "" if keda.enabled else "",
         },
+        # Pods take URLs from Secrets at their start alone.
+        "podAnnotations": {"outhaul.dev/credentials": credentials},
         "networkPolicies": _network(settings),
     }
     if authority_secret is not None:

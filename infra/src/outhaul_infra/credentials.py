@@ -8,7 +8,7 @@ import pulumi
 
 from outhaul_infra import names, passwords
 from outhaul_infra.endpoints import BrokerEndpoint, DatabaseEndpoint
-from outhaul_infra.manifests import Manifest, secret
+from outhaul_infra.manifests import Manifest, checksum, secret
 from outhaul_infra.registering import register
 from outhaul_infra.stack import Stack
 
@@ -30,8 +30,10 @@ class Credentials(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("outhaul:infra:Credentials", name, None, opts)
-        for each in (*_database_secrets(stack, database), *_broker_secrets(stack, broker)):
+        made = (*_database_secrets(stack, database), *_broker_secrets(stack, broker))
+        for each in made:
             register(each, stack.options(self))
+        self.checksum = checksum(*(value for each in made for value in each["data"].values()))
         self.register_outputs({})
 
 

@@ -54,12 +54,14 @@ def deploy(settings: StackSettings, *, root: Path) -> dict[str, Any]:
     database = _database(stack, certificates, _after(common, ready), ready)
     if settings.keda.install:
         ready.append(Keda("keda", stack, opts=common))
-    ready.append(Credentials("credentials", stack, broker=broker, database=database, opts=_after(common, ready)))
+    credentials = Credentials("credentials", stack, broker=broker, database=database, opts=_after(common, ready))
+    ready.append(credentials)
     Application(
         "application",
         stack,
         root=root,
         authority_secret=certificates.authority_secret,
+        credentials=credentials.checksum,
         opts=_after(common, ready),
     )
     return outputs(settings)
