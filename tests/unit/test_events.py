@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -230,7 +230,9 @@ def test_json_that_is_no_cloudevent_is_told_apart(body: bytes) -> None:
     caught.value.detail.encode()  # it travels in a header
 
 
-@pytest.mark.parametrize("value", [..., None, 7, "", "order-1", str(uuid4()), "0" * 32, {"a": 1}, "\ud800" * 36])
+@pytest.mark.parametrize(
+    "value", [..., None, 7, "", "order-1", "5e9de8c2-8907-4444-985b-74e04c1dbc1b", "0" * 32, {"a": 1}, "\ud800" * 36]
+)
 def test_an_id_that_is_no_uuid7_is_told_apart(value: object) -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode(envelope(id=value))
