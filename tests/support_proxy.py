@@ -34,7 +34,6 @@ class Proxy:
         self._bytes_until_cut: int | None = None
         self.accepted = 0
         self.port = 0
-        self.accepted = 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -137,7 +136,6 @@ class Proxy:
         await asyncio.sleep(0)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
         self.accepted += 1
         self._writers.add(writer)
         connecting = self._loop.create_task(self._connect())
