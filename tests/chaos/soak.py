@@ -12,7 +12,9 @@ import json
 import os
 import platform
 import random
+import re
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +82,8 @@ def main(given: list[str] | None = None) -> int:
             record.facts |= facts(ground)
             rounds(ground, record, chosen)
             record.final.append(compared(ground))
+            if not record.whole():
+                keep_evidence(ground, record, chosen.state.with_name("soak-evidence"))
     except (LocalFailure, ValueError) as error:
         sys.stderr.write(f"soak: {error}\n")
         return 2
@@ -312,6 +316,25 @@ def compared(ground: Ground) -> dict[str, int]:
                 found["waybills"] += 1
                 order, waybill = next(left, None), next(right, None)
     return found
+
+
+def keep_evidence(ground: Ground, record: Record, folder: Path) -> None:
+    """The functions' and the nodes' logs, and what the product itself noted of each order that a breach names."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ground.system.folder, folder)
+    for node in ground.cluster.nodes:
+        for log in (node.folder / "log").glob("*.log"):
+            shutil.copy(log, folder)
+    told = " ".join(text for each in record.rounds for found in each.breaches.values() for text in found)
+    notes = []
+    with psycopg.connect(ground.system.order_dsn) as one, psycopg.connect(ground.system.waybill_dsn) as other:
+        for order_id in sorted(set(re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", told))):
+            row = one.execute("SELECT message_id, created_at FROM orders WHERE order_id = %s", (order_id,)).fetchone()
+            sent = one.execute("SELECT * FROM outbox_sent WHERE message_id = %s", row[:1]).fetchall() if row else []
+            seen = other.execute("SELECT * FROM inbox WHERE message_id = %s", row[:1]).fetchall() if row else []
+            notes.append(f"order {order_id}: {row}\n  sent: {sent}\n  inbox: {seen}")
+    (folder / "orders.txt").write_text("\n".join(notes) + "\n", encoding="utf-8")
+    say(f"evidence is kept in {folder}")
 
 
 def facts(ground: Ground) -> dict[str, str]:
