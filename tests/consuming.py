@@ -14,6 +14,7 @@ from uuid import UUID
 import httpx
 import pika
 import psycopg
+from psycopg import sql
 
 from outhaul import Consumer, Retry, events
 from outhaul.broker_admin.topology_apply import apply
@@ -89,6 +90,21 @@ class Database:
 
     def effects(self) -> list[int]:
         return [row[0] for row in self.query("SELECT number FROM effects ORDER BY number")]
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nothing can be written until the block ends."""
+        name = sql.Identifier(self.dsn.rpartition("/")[2])
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        end_others = others + " AND pid <> pg_backend_pid()"
+        with self.connect() as conn:
+            conn.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+            conn.execute(end_others)
+            try:
+                yield
+            finally:
+                conn.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+                conn.execute(end_others)
 
 
 def prepare(dsn: str) -> Database:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -21,6 +22,7 @@ from outhaul.errors import ConfigurationError, ForkedProcess, OuthaulError
 from outhaul.events import Event
 from outhaul.topology import consumer_topology
 from support import BrokerUnderTest, apoll, poll
+from support_late_deliveries import LateDeliveries
 
 
 @pytest.fixture
@@ -45,6 +47,24 @@ def test_a_stream_is_consumed_with_one_effect_each(shop: Shop) -> None:
     assert shop.database.effects() == list(range(1, 1001))
     assert shop.depth(QUEUE) == 0
     assert consumer.state == ConsumerState("stopped", "", 0)
+
+
+def test_a_delivery_that_comes_after_its_subscription_was_cancelled_is_handled_too(shop: Shop) -> None:
+    parts = urlsplit(shop.broker.amqp_url)
+    with LateDeliveries(parts.hostname or "", parts.port or 0, seconds=0.3) as proxy:
+        netloc = f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}"
+        shop.send(100)
+        with shop.consumer(note, amqp_url=urlunsplit(parts._replace(netloc=netloc))) as consumer:
+            poll(lambda: len(shop.database.effects()) == 100, seconds=30, what="100 effects, and room for more")
+            with shop.database.read_only():  # the consumer cancels, with deliveries on their way
+                for number in range(101, 111):
+                    shop.send(1, first=number)
+                poll(lambda: proxy.overtaken > 0, what="a delivery overtaken by the answer to the cancel")
+                poll(lambda: consumer.state.status != "consuming", what="a consumer that waits for its database")
+            shop.send(50, first=111)
+            poll(lambda: shop.depth(QUEUE) == 0, seconds=30, what="an empty queue")
+            poll(lambda: len(shop.database.effects()) == 160, seconds=10, what="160 effects")
+    assert shop.database.effects() == list(range(1, 161))
 
 
 def test_a_failed_message_is_tried_again_after_its_delay_and_then_given_up(shop: Shop) -> None:

@@ -20,6 +20,7 @@ from pika import exceptions
 
 from outhaul.alerts import Alerter
 from outhaul.amqp.broker import close_connection, describe, open_channel, open_connection
+from outhaul.amqp.every_delivery import take_every_delivery
 from outhaul.backoff import Backoff
 from outhaul.consuming.delivery import Delivery, Outcome
 from outhaul.consuming.mailbox import Mailbox
@@ -192,6 +193,9 @@ class Link:
         """One channel, until it or the connection ends."""
         channel = await open_channel(connection, timeout_seconds=RPC_SECONDS)
         subscription = Subscription(channel, next(self._numbers))
+        take_every_delivery(
+            channel, lambda method, properties, body: self._deliver(subscription, method, properties, body)
+        )
         channel.add_on_close_callback(self._channel_closed)
         channel.add_on_cancel_callback(lambda _: self._cancelled_by_broker(subscription))
         self._ramp.restart()
@@ -235,7 +239,9 @@ class Link:
             tag = f"outhaul.{self._consumer}.{os.getpid()}.{uuid4().hex[:8]}"
             await self._rpc(
                 channel,
-                lambda done: channel.basic_consume(self._queue, self._deliver, consumer_tag=tag, callback=done),
+                lambda done: channel.basic_consume(
+                    self._queue, _all_deliveries_pass_elsewhere, consumer_tag=tag, callback=done
+                ),
             )
             subscription.consumer_tag = tag
             self._metrics.consumer_prefetch.set(self._ramp.prefetch)
@@ -269,10 +275,9 @@ class Link:
             return f"{text}; declare it: `outhaul topology apply`"
         return text
 
-    def _deliver(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
-        subscription = self._subscription
-        if subscription is None:
-            return
+    def _deliver(self, subscription: Subscription, method: Any, properties: Any, body: bytes) -> None:
+        if subscription is not self._subscription:
+            return  # over a channel that is being closed: the broker delivers it again
         subscription.settlement.delivered(method.delivery_tag)
         self._fresh.append(
             Delivery(
@@ -349,3 +354,7 @@ class Link:
         if why != self.trouble:
             _log.warning("not consuming %s: %s", self._queue, why)
         self.trouble = why
+
+
+def _all_deliveries_pass_elsewhere(*_: object) -> None:
+    """What pika wants for each consumer tag; see `take_every_delivery`."""

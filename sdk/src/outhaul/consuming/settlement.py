@@ -37,11 +37,8 @@ class Settlement:
     def delivered(self, tag: int) -> None:
         """The broker handed out this tag. Tags come in order.
 
-        One that is left out came after a cancel was sent: pika has rejected it by itself, so it is settled.
+        One that is left out stays outstanding: nobody knows what became of it, so no multiple ack may take it along.
         """
-        for skipped in range(self._delivered + 1, tag):
-            self._delivered = skipped
-            self._take([skipped])
         self._delivered = tag
 
     def settle(self, tags: Iterable[int]) -> list[Ack]:

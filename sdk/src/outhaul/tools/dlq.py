@@ -26,6 +26,7 @@ from outhaul.tools.letters import DeadLetter, from_delivery
 
 ANSWER_SECONDS: Final = 30.0
 PERSISTENT: Final = 2
+_ACCESS_REFUSED, _NOT_FOUND = 403, 404
 
 
 class NotTaken(Exception):
@@ -73,18 +74,28 @@ class DeadLetterQueue:
             try:
                 answer = self._channel.queue_declare(self.name, passive=True)
             except exceptions.ChannelClosedByBroker as error:
+                if error.reply_code != _NOT_FOUND:
+                    raise
                 raise _missing_queue(self.name, error) from error
         count: int = answer.method.message_count
         return count
 
     def require_queue(self, name: str) -> None:
-        """Raise TopologyError unless that queue exists. On a channel of its own: a 404 closes it."""
+        """Raise TopologyError if that queue is known not to exist. On a channel of its own: a 404 closes it.
+
+        RabbitMQ 4.x tells it only to those with a right on the queue, which moving letters to it does not take; a
+        message that then finds no queue is returned.
+        """
         with self._trouble(), self._deadline(f"queue {name}"):
             channel = self._connection.channel()
             try:
                 channel.queue_declare(name, passive=True)
             except exceptions.ChannelClosedByBroker as error:
-                raise _missing_queue(name, error) from error
+                if error.reply_code == _NOT_FOUND:
+                    raise _missing_queue(name, error) from error
+                if error.reply_code != _ACCESS_REFUSED:
+                    raise
+                return
             channel.close()
 
     def letters(self) -> Iterator[DeadLetter]:
@@ -125,7 +136,7 @@ class DeadLetterQueue:
             except exceptions.NackError as error:
                 raise NotTaken("the broker refused the message: its queue is full or unavailable") from error
             except exceptions.ChannelClosedByBroker as error:
-                if error.reply_code != 404:
+                if error.reply_code != _NOT_FOUND:
                     raise
                 raise TopologyError(
                     f"publishing to exchange {exchange!r}: {describe(error)}; run `outhaul topology apply`"
