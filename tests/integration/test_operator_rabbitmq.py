@@ -293,6 +293,15 @@ async def test_a_user_without_rights_in_the_virtual_host_is_refused_and_not_told
         assert "set_permissions" in told.message
 
 
+@in_loop
+async def test_what_amqp_does_not_tell_a_user_is_unknown_and_not_missing(broker: BrokerUnderTest) -> None:
+    with open_shop(broker), user(broker, "", write="^shop.events$") as where:
+        view = await seen(BrokerUrls(amqp=where.amqp), routes=[route("shop.events", "k")], queue=QUEUE)
+    assert not view.missing_exchanges
+    # 4.x tells of a queue only to those with some right on it.
+    assert (view.depths is None) is (broker.version >= (4, 0))
+
+
 def through(broker: BrokerUnderTest, amqp: Proxy, api: Proxy) -> BrokerUrls:
     return BrokerUrls(
         amqp=through_port(broker.amqp_url, amqp.port), management=through_port(broker.management_url, api.port)

@@ -134,7 +134,9 @@ class RabbitBrokers:
         seen = await self._looks.get(key, ask, keep_seconds=lambda _: self._keep_seconds)
         if isinstance(seen, Trouble):
             return seen
-        found = Depths(main=seen.depths.get(queue), dead=seen.depths.get(dead)) if queue and dead else None
+        found = None
+        if queue and dead and not seen.hidden:
+            found = Depths(main=seen.depths.get(queue), dead=seen.depths.get(dead))
         return BrokerView(
             version=seen.version,
             missing_exchanges=seen.missing_exchanges,
