@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from outbox_support import OUTBOX, created, in_loop, query, record, shared_database
-from outhaul.database import partitions, schema_apply, schema_grant
+from outhaul.database import partitions, schema_apply
 from outhaul.database.outbox_store import OutboxStore
 from outhaul.errors import ConfigurationError, SchemaError
 from outhaul.settings import DatabaseSettings
@@ -311,10 +311,14 @@ def newest_partition(conn: Conn) -> str:
     return str(row[0])
 
 
-# What sends, looks and resends needs of the producer's tables, and nothing beyond.
-SENDER_GRANTS = ";".join(
-    each.statement("{role}").decode().replace('"', "") for each in schema_grant.grants("outbox", "operator")
-)
+# A process that only sends: it records nothing, and keeps the history.
+SENDER_GRANTS = """
+GRANT SELECT ON outhaul_schema, retention TO {role};
+GRANT SELECT, UPDATE, DELETE ON outbox TO {role};
+GRANT SELECT, INSERT ON outbox_sent TO {role};
+GRANT SELECT, INSERT, UPDATE, DELETE ON senders TO {role};
+GRANT SELECT, INSERT, UPDATE ON runs TO {role};
+GRANT EXECUTE ON FUNCTION outhaul_make_partitions(text, integer), outhaul_drop_partitions(text, integer) TO {role}"""
 PRODUCER_GRANTS = "GRANT SELECT, INSERT ON outbox TO {role}"
 
 
