@@ -115,7 +115,6 @@ REFUSED = [
     ("Inbox", "queue", "shop.waybill.dlq", "not its dead-letter queue"),
     ("Inbox", "interval", "4s", "must be a duration from 5s to 1h"),
     ("Inbox", "alerts.deadLetters", 0, "should be greater than or equal to 1"),
-    ("Inbox", "alerts.oldestAge", "x", DURATION),
     ("Inbox", "alerts.noConsumer", "0d", DURATION),
     # Resend
     ("Resend", "outboxRef", MISSING, "spec.outboxRef: Required value"),
@@ -222,7 +221,7 @@ def test_defaults_are_filled_in(kube: Kube, crds_namespace: str) -> None:
         "alerts": {"oldestAge": "5m", "parked": 1},
     }
     inbox = yaml.safe_load(tried(kube, crds_namespace, body("Inbox", GOOD["Inbox"])))["spec"]
-    assert (inbox["interval"], inbox["alerts"]) == ("30s", {"deadLetters": 1, "oldestAge": "10m", "noConsumer": "2m"})
+    assert (inbox["interval"], inbox["alerts"]) == ("30s", {"deadLetters": 1, "noConsumer": "2m"})
     redrive = yaml.safe_load(tried(kube, crds_namespace, body("Redrive", GOOD["Redrive"])))["spec"]
     assert redrive == {
         "inboxRef": {"name": "shipping"},

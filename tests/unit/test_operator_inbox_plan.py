@@ -122,15 +122,6 @@ def test_a_queue_without_statistics_yet_keeps_what_was_known() -> None:
     assert "depth" not in plan(INBOX, looking_at(fresh), NOW).status
 
 
-def test_a_consumer_that_falls_behind_is_told() -> None:
-    def behind(age_seconds: float) -> set[str]:
-        broker = BrokerView(depths=queues(ready=9), oldest_at=after(-age_seconds))
-        return firing(plan(INBOX, inbox(broker=broker), NOW))
-
-    assert behind(601) == {"OuthaulInboxBehind"}
-    assert not behind(599)
-
-
 def test_without_the_management_api_the_inbox_says_what_it_cannot_see() -> None:
     blind = BrokerView(unseen=Trouble("NoManagementUrl", "add the entry management-url to the Secret"))
     planned = plan(INBOX, inbox(broker=blind), NOW)

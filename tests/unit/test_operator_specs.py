@@ -108,7 +108,6 @@ def test_the_operator_knows_every_field_of_the_resource_definitions() -> None:
         queue="q",
         interval_seconds=60,
         alert_dead_letters=7,
-        alert_oldest_age_seconds=600,
         alert_no_consumer_seconds=600,
     )
     redrive = {name: value for name, value in whole("redrives").items() if name != "discard"}

@@ -102,8 +102,7 @@ class BrokerView:
     API is not given, or does not answer; None when it was asked.
 
     ``depths`` are an inbox's queues. ``dead_reasons`` and ``oldest_dead_at`` are of the dead letters that were looked
-    at; both are empty where the operator may not look into the queue. ``oldest_at``: the first message waiting in the
-    queue, where the broker tells.
+    at; both are empty where the operator may not look into the queue.
     """
 
     version: str = ""
@@ -115,7 +114,6 @@ class BrokerView:
     depths: Depths | None = None
     dead_reasons: tuple[DeadLetters, ...] = ()
     oldest_dead_at: datetime | None = None
-    oldest_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

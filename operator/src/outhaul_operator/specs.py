@@ -141,7 +141,6 @@ class InboxSpec:
     topology: TopologyRef | None = None
     interval_seconds: float = 30.0
     alert_dead_letters: int = 1
-    alert_oldest_age_seconds: float = 600.0
     alert_no_consumer_seconds: float = 120.0
 
     @classmethod
@@ -157,7 +156,6 @@ class InboxSpec:
             queue=spec.text("queue", most=231),
             interval_seconds=_interval(spec),
             alert_dead_letters=alerts.number("deadLetters", 1, least=1, most=1_000_000_000),
-            alert_oldest_age_seconds=alerts.seconds("oldestAge", "10m"),
             alert_no_consumer_seconds=alerts.seconds("noConsumer", "2m"),
         )
 

@@ -26,8 +26,7 @@ from outhaul_operator.specs import InboxSpec, Target
 DEAD_LETTERS: Final = Alarm("OuthaulDeadLettersWaiting", "warning")
 DEAD_LETTERING_STUCK: Final = Alarm("OuthaulDeadLetteringStuck", "critical")
 NO_CONSUMER: Final = Alarm("OuthaulNoConsumer", "critical")
-BEHIND: Final = Alarm("OuthaulInboxBehind", "warning")
-ALARMS: Final = (DATABASE_UNREACHABLE, BROKER_UNREACHABLE, DEAD_LETTERS, DEAD_LETTERING_STUCK, NO_CONSUMER, BEHIND)
+ALARMS: Final = (DATABASE_UNREACHABLE, BROKER_UNREACHABLE, DEAD_LETTERS, DEAD_LETTERING_STUCK, NO_CONSUMER)
 
 _REMEDY = "create a Redrive (with dryRun: true it only tells), or one that discards them with a reason"
 
@@ -125,7 +124,7 @@ def _status(snapshot: InboxSnapshot, depths: Depths | None) -> dict[str, Any]:
     if depths is None or not isinstance(snapshot.broker, BrokerView):
         # The last counts stay, and BrokerReachable or Consuming says that they are of earlier.
         return status
-    for name in ("oldestAt", "oldestDeadAt", "deadLetterReasons"):
+    for name in ("oldestDeadAt", "deadLetterReasons"):
         status.pop(name, None)
     main, dead = depths.main, depths.dead
     tiers = [tier.total for tier in depths.tiers if tier.total is not None]
@@ -140,9 +139,8 @@ def _status(snapshot: InboxSnapshot, depths: Depths | None) -> dict[str, Any]:
     if snapshot.broker.dead_reasons:
         found = sorted(snapshot.broker.dead_reasons, key=lambda each: (-each.letters, each.reason))
         status["deadLetterReasons"] = [{"reason": each.reason, "letters": each.letters} for each in found[:20]]
-    for name, at in (("oldestAt", snapshot.broker.oldest_at), ("oldestDeadAt", snapshot.broker.oldest_dead_at)):
-        if at is not None:
-            status[name] = instant(at)
+    if snapshot.broker.oldest_dead_at is not None:
+        status["oldestDeadAt"] = instant(snapshot.broker.oldest_dead_at)
     return status
 
 
@@ -195,16 +193,4 @@ def _alerts(
             description=f"they lie in {dead_letter_queue(spec.queue)}{reasons}; {_REMEDY}",
         )
         found.append(change)
-    if depths is not None and isinstance(broker, BrokerView):
-        found.append(_behind(spec, target, broker, now))
     return tuple(found)
-
-
-def _behind(spec: InboxSpec, target: Target, broker: BrokerView, now: datetime) -> AlertChange:
-    oldest_at = broker.oldest_at
-    return BEHIND.change(
-        target,
-        firing=oldest_at is not None and (now - oldest_at).total_seconds() > spec.alert_oldest_age_seconds,
-        summary=f"The oldest message in {spec.queue} waits since {instant(oldest_at) if oldest_at else ''}",
-        description="the consumer is slower than what arrives, or does not run; see its log, and start more of it",
-    )
