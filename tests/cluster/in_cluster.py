@@ -97,9 +97,11 @@ class Servers:
         return str(found["spec"]["clusterIP"])
 
     def way(self, service: str, port: int) -> tuple[str, int]:
-        """Host and port by which this machine reaches it."""
+        """Host and port by which this machine reaches it, once it does: a Service follows its pods a little late."""
         if self.direct:
-            return self.cluster_ip(service), port
+            address = self.cluster_ip(service), port
+            poll(lambda: accepts(address), seconds=90, what=f"a server at {service}:{port}")
+            return address
         if (service, port) not in self._ways:
             self._ways[service, port] = self._forward(service, port)
         return self._ways[service, port]
@@ -232,3 +234,12 @@ def _stateful(
         },
     }
     return [service, stateful]
+
+
+def accepts(address: tuple[str, int]) -> bool:
+    """Whether a connection is taken there."""
+    try:
+        socket.create_connection(address, timeout=3).close()
+    except OSError:
+        return False
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ import pika
 import pytest
 
 from cluster import diagnostics
-from cluster.in_cluster import Servers
+from cluster.in_cluster import Servers, accepts
 from cluster.kube import Kube
 from infra_graph import Graph, entries, graph_of, settings
 from outhaul.broker_admin import topology_apply
@@ -134,10 +133,10 @@ def running(kube: Kube, written: dict[str, Any]) -> Iterator[PulumiStage]:
 def ways_to(stage: PulumiStage) -> Iterator[Servers]:
     """From this machine to the Services: straight where cluster IPs can be reached, else by port-forwards."""
     made = Servers(stage.kube, stage.data)
+    postgres = made.cluster_ip("outhaul-postgres"), 5432
     try:
-        with socket.create_connection((made.cluster_ip("outhaul-postgres"), 5432), timeout=3):
-            pass
-    except OSError:
+        poll(lambda: accepts(postgres), seconds=30, what="PostgreSQL's cluster IP")
+    except AssertionError:
         made.direct = False
     yield made
     made.close()
