@@ -277,9 +277,9 @@ def test_consumers_come_with_the_backlog_and_go_with_it(shop: Shop) -> None:
     if shop.kube.path("/apis/keda.sh/v1alpha1") is None:
         pytest.skip("the cluster has no KEDA")
     # Without it nobody scales beyond one.
-    metrics = shop.kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
-    available = [each["status"] for each in metrics.get("status", {}).get("conditions", ())]
-    if available != ["True"]:
+    try:
+        poll(lambda: _external_metrics(shop.kube), seconds=60, what="KEDA's metrics API")
+    except AssertionError:
         missing("KEDA's metrics API (kubectl get apiservice v1beta1.external.metrics.k8s.io)")
     keda = {
         "enabled": True,
@@ -319,6 +319,12 @@ def test_consumers_come_with_the_backlog_and_go_with_it(shop: Shop) -> None:
     poll(lambda: replicas() == 2, seconds=120, what="the consumers of the fallback")
     shop.upgrade(values)
     poll(lambda: replicas() == 0, seconds=180, what="none again")
+
+
+def _external_metrics(kube: Kube) -> bool:
+    served = kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
+    conditions = served.get("status", {}).get("conditions", ())
+    return [each["status"] for each in conditions if each["type"] == "Available"] == ["True"]
 
 
 def _message() -> Message:
