@@ -10,9 +10,10 @@ import kopf
 import pytest
 
 from operator_support import UID
-from outhaul_operator.handlers import Memo, job_event, make_registry, make_settings, object_event
+from outhaul_operator.handlers import Memo, job_event, job_listed, make_registry, make_settings, object_event
 from outhaul_operator.jobs import OWNER_LABEL
 from outhaul_operator.loop import Body
+from outhaul_operator.specs import API_VERSION
 
 
 class Heard:
@@ -89,6 +90,11 @@ def test_a_deleted_object_is_gone(heard: Heard, memo: Memo) -> None:
 
 
 COMPLETE = {"conditions": [{"type": "Complete", "status": "True"}]}
+JOB: dict[str, Any] = {
+    "name": "outbox-0a1b2c3d-g1-r1-0",
+    "labels": {OWNER_LABEL: UID},
+    "ownerReferences": [{"apiVersion": API_VERSION, "kind": "Outbox", "uid": UID}],
+}
 ENDING = {"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Complete", "status": "False"}]}
 
 
@@ -106,6 +112,26 @@ ENDING = {"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, {"typ
 def test_a_job_has_its_owner_looked_at(
     heard: Heard, memo: Memo, kind: str | None, spec: Any, status: Any, at_work: bool, settled: bool
 ) -> None:
-    meta = {"name": "outbox-0a1b2c3d-g1-r1-0", "labels": {OWNER_LABEL: UID}}
-    asyncio.run(job_event({"type": kind, "object": {"metadata": meta, "spec": spec, "status": status}}, memo))
-    assert heard.told == [("job", UID, meta["name"], at_work, settled), ("nudge", UID)]
+    job = {"metadata": JOB, "spec": spec, "status": status}
+    asyncio.run(job_event({"type": kind, "object": job}, memo))
+    assert heard.told == [("job", UID, JOB["name"], at_work, settled), ("nudge", UID)]
+
+
+def test_a_listed_job_is_told_of_before_anything_is_looked_at(heard: Heard, memo: Memo) -> None:
+    assert list(make_registry()._indexing.get_all_handlers())
+    asyncio.run(job_listed({"metadata": JOB}, memo))
+    assert heard.told == [("job", UID, JOB["name"], True, False)]
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"ownerReferences": []},
+        {"ownerReferences": [{"apiVersion": "apps/v1", "uid": UID}]},
+        {"labels": {OWNER_LABEL: "ffffffff-4e5f-6789-abcd-ef0123456789"}},
+        {"labels": None},
+    ],
+)
+def test_a_job_that_somebody_labelled_by_hand_is_nobodys(heard: Heard, memo: Memo, meta: dict[str, Any]) -> None:
+    asyncio.run(job_event({"type": "ADDED", "object": {"metadata": {**JOB, **meta}}}, memo))
+    assert heard.told == []

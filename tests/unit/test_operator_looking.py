@@ -262,6 +262,44 @@ def test_jobs_that_ran_before_the_operator_started_count_too() -> None:
     assert len(world.jobs) == 1
 
 
+def test_a_job_that_outlives_its_owner_holds_no_place_once_it_is_gone() -> None:
+    """Its MODIFIED comes after the owner is forgotten, and no look will ever correct what it took."""
+    world = stuck_world()
+    look = looking(world, most_jobs=1)
+    gone = "ffffffff-4e5f-6789-abcd-ef0123456789"
+    name = "outbox-ffffffff-g1-r1-0"
+    look.forget(body(gone, name="others"))
+    look.heard_of_job(gone, name, at_work=True, settled=False)
+    look.heard_of_job(gone, name, at_work=False, settled=True)
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert len(world.jobs) == 1
+
+
+@pytest.mark.parametrize("spoil", ["spec", "rights"])
+def test_an_outbox_that_nothing_can_be_decided_about_holds_no_place(spoil: str) -> None:
+    world = stuck_world()
+    look = looking(world, most_jobs=1)
+    asyncio.run(look.look(world.stored["orders"], 0.0))
+    [name] = world.jobs
+    look.heard_of_job(UID, name, at_work=False, settled=True)
+
+    async def forbidden(target: Target) -> tuple[JobView, ...] | Trouble:
+        return Trouble("Forbidden", "the operator may not list Jobs and their pods")
+
+    spoilt = world.stored["orders"]
+    if spoil == "spec":
+        spoilt = {**spoilt, "spec": {**spoilt["spec"], "interval": "soon"}}
+    else:
+        world.jobs_of = forbidden  # type: ignore[method-assign] # of this world alone
+    asyncio.run(look.look(spoilt, 0.0))
+
+    other = stuck_world()
+    world.jobs_of = other.jobs_of  # type: ignore[method-assign] # as before
+    world.stored["others"] = body("ffffffff-4e5f-6789-abcd-ef0123456789", name="others")
+    asyncio.run(look.look(world.stored["others"], 0.0))
+    assert any(each.startswith("outbox-ffffffff") for each in world.jobs)
+
+
 def test_a_job_whose_result_is_not_in_the_status_yet_is_asked_for() -> None:
     world = World(stored={"orders": body()})
     look = looking(world)

@@ -24,7 +24,7 @@ from outhaul_operator.adapters.api_trust import as_kubectl_does
 from outhaul_operator.jobs import MANAGED_BY, OWNER_LABEL
 from outhaul_operator.looking import Looking
 from outhaul_operator.loop import LookLoop
-from outhaul_operator.specs import GROUP, VERSION
+from outhaul_operator.specs import API_VERSION, GROUP, VERSION
 
 PLURALS: Final = ("outboxes", "inboxes", "resends", "redrives")
 _IDENTITY: Any = "outhaul-operator"
@@ -101,6 +101,8 @@ def make_registry() -> kopf.OperatorRegistry:
     kopf.on.login(registry=registry)(log_in)
     for plural in PLURALS:
         kopf.on.event(GROUP, VERSION, plural, registry=registry)(object_event)
+    # kopf hands out no event before what is indexed is listed: whatever is looked at, the Jobs at work are counted.
+    kopf.index("batch", "v1", "jobs", registry=registry)(job_listed)
     kopf.on.event("batch", "v1", "jobs", registry=registry)(job_event)
     return registry
 
@@ -156,20 +158,41 @@ async def object_event(event: Any, memo: Memo, **_: Any) -> None:
         memo.loop.saw(_slim(body), listed=event["type"] is None)
 
 
+async def job_listed(body: Any, memo: Memo, **_: Any) -> None:
+    """A Job is there. Nothing is kept in kopf's index."""
+    _hear(body, memo, deleted=False)
+
+
 async def job_event(event: Any, memo: Memo, **_: Any) -> None:
     """A Job of ours did: its owner is looked at soon."""
-    job = event["object"]
-    owner = (job["metadata"].get("labels") or {}).get(OWNER_LABEL, "")
+    owner = _hear(event["object"], memo, deleted=event["type"] == "DELETED")
+    if owner is not None:
+        memo.loop.nudge(owner)
+
+
+def _hear(job: Any, memo: Memo, *, deleted: bool) -> str | None:
+    """Tell of a Job, and answer whose it is; None, with nothing told, where it is not ours.
+
+    A label alone is anybody's to write. A Job whose owner is not there is deleted by the garbage collector.
+    """
+    owner = _owner(job["metadata"])
+    if owner is None:
+        return None
     conditions = (job.get("status") or {}).get("conditions") or ()
     ended = any(each["type"] in {"Complete", "Failed"} and each["status"] == "True" for each in conditions)
-    deleted = event["type"] == "DELETED"
     memo.looking.heard_of_job(
         owner,
         job["metadata"]["name"],
         at_work=not ended and not deleted,
         settled=deleted or job.get("spec", {}).get("ttlSecondsAfterFinished") is not None,
     )
-    memo.loop.nudge(owner)
+    return owner
+
+
+def _owner(meta: Any) -> str | None:
+    uid = (meta.get("labels") or {}).get(OWNER_LABEL, "")
+    owners = meta.get("ownerReferences") or ()
+    return uid if any(each["uid"] == uid and each["apiVersion"] == API_VERSION for each in owners) else None
 
 
 def _slim(body: dict[str, Any]) -> dict[str, Any]:

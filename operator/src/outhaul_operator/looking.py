@@ -83,6 +83,8 @@ class Looking:
         """Jobs that a watch told of, by their owner's uid: their names, and whether they are at work."""
         self._refused: dict[str, Trouble] = {}
         self._fired: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+        self._objects: set[str] = set()
+        """The uids of those that were looked at and are not gone."""
 
     def heard_of_job(self, owner: str, name: str, *, at_work: bool, settled: bool) -> None:
         """A Job exists. ``settled``: it is deleted or will be by itself, and nothing is left to do about it.
@@ -95,13 +97,18 @@ class Looking:
             names.pop(name, None)
         else:
             names[name] = at_work
-        self._slots.at_least(owner, sum(names.values()))
+        if owner in self._objects:
+            self._slots.at_least(owner, sum(names.values()))
+        else:
+            # No look will correct it: it was not looked at yet, or is gone and its Jobs go after it.
+            self._slots.take(owner, sum(names.values()))
         if not names:
             del self._known[owner]
 
     def forget(self, body: Body) -> None:
         """The object was deleted: its series and its alerts go, its Jobs are the garbage collector's."""
         target = Target.from_body(body)
+        self._objects.discard(target.uid)
         self._slots.take(target.uid, 0)
         self._refused.pop(target.uid, None)
         self._known.pop(target.uid, None)
@@ -119,6 +126,7 @@ class Looking:
         target = Target.from_body(body)
         if target.deleting:
             return Looked(_DELETING_SECONDS, fresh)
+        self._objects.add(target.uid)
         status: Mapping[str, Any] = body.get("status") or {}
         plan = await self._plan(target, body, status)
         looked = await self._carry_out(target, body, status, plan)
@@ -129,9 +137,11 @@ class Looking:
         try:
             spec: Any = kind.spec.from_body(body)
         except ConfigurationError as error:
+            self._hold_what_was_heard_of(target.uid)
             return invalid.plan(target, status, error, self._now())
         jobs = await self._jobs(kind, target, status)
         if isinstance(jobs, Trouble):
+            self._hold_what_was_heard_of(target.uid)
             return blocked.plan(target, status, jobs, self._now())
         seen = Seen(
             target=target, status=status, jobs=jobs or (), jobs_refused=self._refused.get(target.uid), slots_free=0
@@ -143,6 +153,7 @@ class Looking:
         if jobs is None and isinstance(snapshot, OutboxSnapshot) and _is_stuck(snapshot):
             jobs = await self._cluster.jobs_of(target)
             if isinstance(jobs, Trouble):
+                self._hold_what_was_heard_of(target.uid)
                 return blocked.plan(target, status, jobs, self._now())
             snapshot = replace(snapshot, jobs=jobs)
         self._count_troubles(snapshot)
@@ -151,6 +162,10 @@ class Looking:
         plan: Plan = kind.domain.plan(spec, replace(snapshot, slots_free=self._slots.free()), self._now())
         self._slots.take(target.uid, len(at_work | {job.name for job in plan.jobs}))
         return plan
+
+    def _hold_what_was_heard_of(self, uid: str) -> None:
+        """Nothing is decided, so no more Jobs of it are at work than the watch told of."""
+        self._slots.take(uid, sum(self._known.get(uid, {}).values()))
 
     async def _jobs(
         self, kind: _Kind, target: Target, status: Mapping[str, Any]
