@@ -120,8 +120,9 @@ class BrokerView:
 class JobView:
     """A Job of this object, found by the label of its owner's uid.
 
-    ``reason`` and ``message`` are of the Job's failed condition, and of its last pod (``Unschedulable``,
-    ``ErrImagePull``) while it runs. ``result`` is the last pod's termination message. ``expires``: a ttl is set.
+    ``reason`` and ``message`` are of the Job's failed condition, and while it runs why its last pod does not
+    (``Unschedulable``, ``ErrImagePull``, ``PodNotStarted``).
+    ``result`` is the last pod's termination message. ``expires``: a ttl is set.
     """
 
     name: str

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
 
 from lightkube.models.batch_v1 import JobCondition
 from lightkube.models.core_v1 import ContainerStatus
@@ -17,26 +17,28 @@ from outhaul_operator.outcomes import RunReport
 from outhaul_operator.snapshot import JobView
 
 JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+PATIENCE: Final = timedelta(seconds=30)
+"""A pod that does not run so long after it was due is told of."""
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
-def job_views(jobs: Iterable[Job], pods: Iterable[Pod]) -> tuple[JobView, ...]:
+def job_views(jobs: Iterable[Job], pods: Iterable[Pod], now: datetime) -> tuple[JobView, ...]:
     """The Jobs by name, each with what its last pod says."""
     of: dict[str, list[Pod]] = {}
     for pod in pods:
         labels = (pod.metadata.labels if pod.metadata else None) or {}
         of.setdefault(labels.get(JOB_NAME_LABEL, ""), []).append(pod)
-    views = (_view(job, sorted(of.get(_name(job), ()), key=_made_at)) for job in jobs)
+    views = (_view(job, sorted(of.get(_name(job), ()), key=_made_at), now) for job in jobs)
     return tuple(sorted(views, key=lambda view: view.name))
 
 
-def _view(job: Job, pods: list[Pod]) -> JobView:
+def _view(job: Job, pods: list[Pod], now: datetime) -> JobView:
     status = job.status
     ended = _ended(job)
     state: Literal["active", "succeeded", "failed"] = "active"
     if ended is not None:
         state = "succeeded" if ended.type == "Complete" else "failed"
-    reason, message = (ended.reason or "", ended.message or "") if ended is not None else _held_up(pods)
+    reason, message = (ended.reason or "", ended.message or "") if ended is not None else _held_up(job, pods, now)
     finished_at = None
     if ended is not None:
         finished_at = (status.completionTime if status else None) or ended.lastTransitionTime
@@ -58,9 +60,17 @@ def _ended(job: Job) -> JobCondition | None:
     return next((each for each in conditions if each.status == "True" and each.type in {"Complete", "Failed"}), None)
 
 
-def _held_up(pods: list[Pod]) -> tuple[str, str]:
-    """Why the last pod of a Job under way does not run; ("", "") when it does."""
-    if not pods or pods[-1].status is None:
+def _held_up(job: Job, pods: list[Pod], now: datetime) -> tuple[str, str]:
+    """Why the last pod of a Job under way does not run; ("", "") when it does, or is not late yet."""
+    if not pods:
+        # The Job's own events alone tell why, and the operator reads no events.
+        return _late(
+            _made_at(job),
+            now,
+            "no pod of it could be made: its ServiceAccount may be missing, or a quota or an admission policy refuses "
+            f"the pod; see `kubectl describe job {_name(job)}`",
+        )
+    if pods[-1].status is None:
         return "", ""
     container = _container(pods[-1])
     waiting = container.state.waiting if container is not None and container.state is not None else None
@@ -72,7 +82,18 @@ def _held_up(pods: list[Pod]) -> tuple[str, str]:
     for condition in pods[-1].status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
             return condition.reason or "Unschedulable", condition.message or ""
+    if pods[-1].status.phase == "Pending":
+        return _late(
+            _made_at(pods[-1]),
+            now,
+            f"its pod does not start: a Secret that it mounts may be missing, or its image takes long to be pulled; "
+            f"see `kubectl describe pod {_name(pods[-1])}`",
+        )
     return "", ""
+
+
+def _late(made_at: datetime, now: datetime, why: str) -> tuple[str, str]:
+    return ("PodNotStarted", why) if now - made_at >= PATIENCE else ("", "")
 
 
 def _result(pods: list[Pod]) -> RunReport | None:
@@ -92,9 +113,9 @@ def _container(pod: Pod) -> ContainerStatus | None:
     return next((each for each in statuses if each.name == CONTAINER), None)
 
 
-def _name(job: Job) -> str:
-    return (job.metadata.name if job.metadata else None) or ""
+def _name(made: Job | Pod) -> str:
+    return (made.metadata.name if made.metadata else None) or ""
 
 
-def _made_at(pod: Pod) -> datetime:
-    return (pod.metadata.creationTimestamp if pod.metadata else None) or _EARLIEST
+def _made_at(made: Job | Pod) -> datetime:
+    return (made.metadata.creationTimestamp if made.metadata else None) or _EARLIEST

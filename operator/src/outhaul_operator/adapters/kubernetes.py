@@ -142,7 +142,7 @@ class KubernetesCluster:
             pods = await self._api.ask(self._all(Pod, target.namespace, labels)) if jobs else []
         except ApiRefused as error:
             return _forbidden(error, "list Jobs and their pods", target.namespace)
-        return job_views(jobs, pods)
+        return job_views(jobs, pods, datetime.now(UTC))
 
     async def write_status(self, target: Target, status: Mapping[str, Any]) -> str | Refused:
         """Replace the status if the object is still at ``target.resource_version``; the new resourceVersion."""
