@@ -88,6 +88,23 @@ def test_a_consumer_scaled_to_zero_is_fine_while_nothing_waits() -> None:
     assert (found["status"], found["reason"]) == ("True", "Idle")
 
 
+def test_a_consumer_scaled_to_zero_is_fine_while_messages_wait_in_a_delay_tier_alone() -> None:
+    """Nothing can be consumed before its time is over, and nothing scales the consumer up until then."""
+    tier = Depth(name="shop.waybill.retry.5m", ready=1, unacked=0, awaiting_dead_lettering=0, consumers=0)
+    depths = replace(queues(consumers=0), tiers=(tier,))
+    first = plan(INBOX, looking_at(depths), NOW)
+    assert condition(first, "Consuming")["status"] == "True"
+    assert not firing(plan(INBOX, looking_at(depths, status=first.status), after(600)))
+
+
+def test_a_reason_as_long_as_its_publisher_liked_is_cut() -> None:
+    broker = BrokerView(depths=queues(dead=1), dead_reasons=(DeadLetters("x" * 100_000, 1),))
+    planned = plan(INBOX, inbox(broker=broker), NOW)
+    [told] = planned.status["deadLetterReasons"]
+    assert len(told["reason"]) == 200
+    assert len(str(planned.alerts)) < 5000
+
+
 @pytest.mark.parametrize(
     ("depths", "kind", "reason", "words"),
     [

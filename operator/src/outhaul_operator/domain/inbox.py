@@ -29,6 +29,7 @@ NO_CONSUMER: Final = Alarm("OuthaulNoConsumer", "critical")
 ALARMS: Final = (DATABASE_UNREACHABLE, BROKER_UNREACHABLE, DEAD_LETTERS, DEAD_LETTERING_STUCK, NO_CONSUMER)
 
 _REMEDY = "create a Redrive (with dryRun: true it only tells), or one that discards them with a reason"
+_REASON_CHARACTERS: Final = 200
 
 
 def plan(spec: InboxSpec, snapshot: InboxSnapshot, now: datetime) -> Plan:
@@ -76,10 +77,11 @@ def _consuming(spec: InboxSpec, broker: BrokerView | Trouble, depths: Depths | N
         return no(kind, "QueueMissing", f"queue {spec.queue} does not exist; {diagnosis.APPLY}")
     if depths.main.consumers:
         return yes(kind, "Consuming", f"queue {spec.queue} is consumed")
-    if depths.waiting:
+    # What lies in a delay tier is not to be consumed yet, and scales no consumer up.
+    if depths.main.ready:
         text = f"messages wait in queue {spec.queue} and nobody consumes; start the consumer, and see its log"
         return no(kind, "NoConsumer", text)
-    return yes(kind, "Idle", "nobody consumes, and nothing waits")
+    return yes(kind, "Idle", "nobody consumes, and nothing is there to be consumed")
 
 
 def _dead_letters_empty(spec: InboxSpec, broker: BrokerView | Trouble, depths: Depths | None) -> Condition:
@@ -107,8 +109,13 @@ def _not_seen(kind: str, broker: BrokerView | Trouble) -> Condition:
 
 def _reasons(found: tuple[DeadLetters, ...]) -> str:
     """In words, without counts: they are in the status."""
-    names = sorted({each.reason for each in found if each.reason})
+    names = sorted({_cut(each.reason) for each in found if each.reason})
     return f" ({', '.join(names[:10])})" if names else ""
+
+
+def _cut(reason: str) -> str:
+    """A letter's header is as long as whoever published it liked."""
+    return reason if len(reason) <= _REASON_CHARACTERS else f"{reason[: _REASON_CHARACTERS - 1]}…"
 
 
 def _fine(dead: Condition) -> tuple[str, str]:
@@ -138,7 +145,7 @@ def _status(snapshot: InboxSnapshot, depths: Depths | None) -> dict[str, Any]:
     status |= {name: count for name, count in counts.items() if count is not None}
     if snapshot.broker.dead_reasons:
         found = sorted(snapshot.broker.dead_reasons, key=lambda each: (-each.letters, each.reason))
-        status["deadLetterReasons"] = [{"reason": each.reason, "letters": each.letters} for each in found[:20]]
+        status["deadLetterReasons"] = [{"reason": _cut(each.reason), "letters": each.letters} for each in found[:20]]
     if snapshot.broker.oldest_dead_at is not None:
         status["oldestDeadAt"] = instant(snapshot.broker.oldest_dead_at)
     return status
