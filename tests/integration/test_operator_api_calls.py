@@ -15,6 +15,7 @@ from lightkube import AsyncClient, KubeConfig
 from lightkube.config.models import Cluster, User
 from lightkube.resources.core_v1 import Secret
 
+from outhaul.errors import OuthaulError
 from outhaul_operator.adapters.api_calls import ApiRefused, ApiUnavailable
 from outhaul_operator.adapters.kubernetes import KubernetesCluster
 from outhaul_operator.metrics import OperatorMetrics
@@ -106,6 +107,26 @@ def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path, monkeypatch: 
         with pytest.raises(ApiUnavailable):
             await api.check(())
         await api.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_namespace_that_may_not_be_listed_keeps_no_other_from_being_looked_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async def answer(request: web.Request) -> web.Response:
+            if "/namespaces/gone/" in request.path:
+                return status(403, "Forbidden")
+            return web.json_response({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": []})
+
+        async with api_server(answer) as url:
+            api = cluster(url, tmp_path, monkeypatch)
+            await api.check(("gone", "shop"))
+            assert "may not list Outbox objects in namespace gone" in caplog.text
+            with pytest.raises(OuthaulError, match="namespace gone"):
+                await api.check(("gone",))
+            await api.close()
 
     asyncio.run(scenario())
 

@@ -10,7 +10,7 @@ import kopf
 import pytest
 
 from operator_support import UID
-from outhaul_operator.handlers import Memo, job_event, job_listed, make_registry, make_settings, object_event
+from outhaul_operator.handlers import Memo, job_event, make_registry, make_settings, object_event
 from outhaul_operator.jobs import OWNER_LABEL
 from outhaul_operator.loop import Body
 from outhaul_operator.specs import API_VERSION
@@ -115,12 +115,6 @@ def test_a_job_has_its_owner_looked_at(
     job = {"metadata": JOB, "spec": spec, "status": status}
     asyncio.run(job_event({"type": kind, "object": job}, memo))
     assert heard.told == [("job", UID, JOB["name"], at_work, settled), ("nudge", UID)]
-
-
-def test_a_listed_job_is_told_of_before_anything_is_looked_at(heard: Heard, memo: Memo) -> None:
-    assert list(make_registry()._indexing.get_all_handlers())
-    asyncio.run(job_listed({"metadata": JOB}, memo))
-    assert heard.told == [("job", UID, JOB["name"], True, False)]
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,6 @@ def make_registry() -> kopf.OperatorRegistry:
     kopf.on.login(registry=registry)(log_in)
     for plural in PLURALS:
         kopf.on.event(GROUP, VERSION, plural, registry=registry)(object_event)
-    # kopf hands out no event before what is indexed is listed: whatever is looked at, the Jobs at work are counted.
-    kopf.index("batch", "v1", "jobs", registry=registry)(job_listed)
     kopf.on.event("batch", "v1", "jobs", registry=registry)(job_event)
     return registry
 
@@ -158,26 +156,13 @@ async def object_event(event: Any, memo: Memo, **_: Any) -> None:
         memo.loop.saw(_slim(body), listed=event["type"] is None)
 
 
-async def job_listed(body: Any, memo: Memo, **_: Any) -> None:
-    """A Job is there. Nothing is kept in kopf's index."""
-    _hear(body, memo, deleted=False)
-
-
 async def job_event(event: Any, memo: Memo, **_: Any) -> None:
     """A Job of ours did: its owner is looked at soon."""
-    owner = _hear(event["object"], memo, deleted=event["type"] == "DELETED")
-    if owner is not None:
-        memo.loop.nudge(owner)
-
-
-def _hear(job: Any, memo: Memo, *, deleted: bool) -> str | None:
-    """Tell of a Job, and answer whose it is; None, with nothing told, where it is not ours.
-
-    A label alone is anybody's to write. A Job whose owner is not there is deleted by the garbage collector.
-    """
+    job = event["object"]
     owner = _owner(job["metadata"])
     if owner is None:
-        return None
+        return
+    deleted = event["type"] == "DELETED"
     conditions = (job.get("status") or {}).get("conditions") or ()
     ended = any(each["type"] in {"Complete", "Failed"} and each["status"] == "True" for each in conditions)
     memo.looking.heard_of_job(
@@ -186,10 +171,14 @@ def _hear(job: Any, memo: Memo, *, deleted: bool) -> str | None:
         at_work=not ended and not deleted,
         settled=deleted or job.get("spec", {}).get("ttlSecondsAfterFinished") is not None,
     )
-    return owner
+    memo.loop.nudge(owner)
 
 
 def _owner(meta: Any) -> str | None:
+    """The uid of the resource whose Job it is; None where it is none of ours.
+
+    A label alone is anybody's to write. A Job whose owner is not there is deleted by the garbage collector.
+    """
     uid = (meta.get("labels") or {}).get(OWNER_LABEL, "")
     owners = meta.get("ownerReferences") or ()
     return uid if any(each["uid"] == uid and each["apiVersion"] == API_VERSION for each in owners) else None

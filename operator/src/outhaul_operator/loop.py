@@ -24,6 +24,7 @@ from outhaul_operator.metrics import OperatorMetrics
 Body = Mapping[str, Any]
 
 _JITTER: Final = 0.1
+_LISTING_SECONDS: Final = 1.0  # by then the Jobs at work are known too, which are listed at the same time
 _LEAST_GAP_SECONDS: Final = 0.5  # between two looks at one object: a Job tells of itself several times a second
 _LONGEST_NAP_SECONDS: Final = 1.0  # the heartbeat's period
 _OUTAGE_SECONDS: Final = 30.0
@@ -84,6 +85,7 @@ class LookLoop:
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
         self._spread_seconds = spread_seconds
+        self._earliest_seconds = min(_LISTING_SECONDS, spread_seconds)
         self._rng = rng or random.Random()  # noqa: S311 - spreads looks over time, guards nothing
         self._entries: dict[str, _Entry] = {}
         self._due: list[tuple[float, int, str]] = []
@@ -115,7 +117,7 @@ class LookLoop:
         entry = self._entries.get(uid)
         now = time.monotonic()
         if entry is None:
-            due_at = now + (self._rng.uniform(0.0, self._spread_seconds) if listed else 0.0)
+            due_at = now + (self._rng.uniform(self._earliest_seconds, self._spread_seconds) if listed else 0.0)
             self._entries[uid] = _Entry(body, heard_at=now, due_at=due_at)
             self._metrics.objects.set(len(self._entries))
             self._push(uid, due_at)

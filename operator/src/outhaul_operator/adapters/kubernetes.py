@@ -93,14 +93,17 @@ class KubernetesCluster:
     async def check(self, namespaces: Sequence[str]) -> None:
         """Whether the resources can be watched there; no namespaces: in the whole cluster.
 
+        Where some of the namespaces cannot be, perhaps because they are not there, the others are looked after all the
+        same: that is logged, and whoever watches tries them again.
+
         Raises OuthaulError that says what is missing, ApiUnavailable where only waiting helps.
         """
-        for namespace in namespaces or (ALL_NAMESPACES,):
-            for kind, resource in (*_KINDS.items(), ("Job", Job)):
-                try:
-                    await self._api.ask(self._first(resource, namespace))
-                except ApiRefused as error:
-                    raise OuthaulError(_unprepared(error, kind, namespace)) from error
+        places = namespaces or (ALL_NAMESPACES,)
+        refusals = [why for place in places if (why := await self._refusal(place)) is not None]
+        if len(refusals) == len(places):
+            raise OuthaulError(refusals[0])
+        for why in refusals:
+            _log.warning("a namespace is left out until it can be watched: %s", why)
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, str] | Trouble:
         """The entries of a Secret that carries the label; else a Trouble that says which is missing."""
@@ -206,6 +209,14 @@ class KubernetesCluster:
                 await self._count_event(target.namespace, name)
         except (ApiRefused, ApiUnavailable) as error:
             _log.warning("an event could not be told: %s", error, extra={"object": str(target), "reason": note.reason})
+
+    async def _refusal(self, namespace: str) -> str | None:
+        for kind, resource in (*_KINDS.items(), ("Job", Job)):
+            try:
+                await self._api.ask(self._first(resource, namespace))
+            except ApiRefused as error:
+                return _unprepared(error, kind, namespace)
+        return None
 
     async def _first(self, resource: Any, namespace: str) -> Any:
         async for each in self._client.list(resource, namespace=namespace, chunk_size=1):
