@@ -19,7 +19,7 @@ from uuid import uuid4
 from pika import exceptions
 
 from outhaul.alerts import Alerter
-from outhaul.amqp.broker import close_connection, describe, open_channel, open_connection
+from outhaul.amqp.broker import abort_connection, close_connection, describe, open_channel, open_connection
 from outhaul.amqp.every_delivery import take_every_delivery
 from outhaul.backoff import Backoff
 from outhaul.consuming.delivery import Delivery, Outcome
@@ -265,7 +265,11 @@ class Link:
             async with asyncio.timeout(RPC_SECONDS):
                 await answered
         except TimeoutError as error:
-            raise BrokerUnreachable(self._broker.address, f"no answer within {RPC_SECONDS:g} s") from error
+            why = f"no answer within {RPC_SECONDS:g} s"
+            # Or the channel would stay, with what came over it, and be subscribed when the answer comes after all:
+            # messages that nobody settles. A close of the channel alone would wait for that same answer.
+            abort_connection(channel.connection, why)
+            raise BrokerUnreachable(self._broker.address, why) from error
         finally:
             channel.callbacks.remove(str(channel.channel_number), "_on_channel_close", on_close)
 
