@@ -77,8 +77,12 @@ images: ## build outhaul/order, outhaul/waybill and outhaul/operator (NAMES="ord
 
 .PHONY: test-cluster
 test-cluster: setup ## the tests on a Kubernetes of your own: any KUBECONFIG that is plainly for tests (docs/operating.md)
-	@$(PYTHON) -m pytest -m cluster -n $(or $(WORKERS),3) --dist loadscope \
+	@$(PYTHON) -m pytest -m "cluster and not alone" -n $(or $(WORKERS),3) --dist loadscope \
 		$(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
+
+.PHONY: acceptance
+acceptance: setup ## the whole stack on that Kubernetes, for which nothing else of Outhaul may be there; by pulumi too where it is
+	@$(PYTHON) -m pytest -m alone $(if $(filter-out tests,$(TESTS)),$(TESTS),tests/cluster) $(if $(CI),--durations=15)
 
 .PHONY: soak
 soak: setup ## orders under random faults of all kinds (ORDERS, MINUTES, RATE, SEED, ROUND, STATE to go on, REPORT=docs/reports/name)

@@ -54,16 +54,19 @@ class Servers:
         )
         for kind in ("postgres", "rabbitmq"):
             self.ready(kind)
-        # The node learns of a Service's pods a little after they are ready.
-        ways = [(self.cluster_ip("postgres"), 5432), (self.cluster_ip("rabbitmq"), 15672)]
-        try:
-            self.direct = poll(lambda: all(_answers(*way) for way in ways), seconds=15, what="the Services' addresses")
-        except AssertionError:
-            self.direct = False
+        self.find_out("postgres", 5432)
         host, port = self.way("rabbitmq", 15672)
         overview = f"http://outhaul:{self.password}@{host}:{port}/api/overview"
         # Its port is open before its tables are there.
         poll(lambda: _says_ok(overview), seconds=30, what="an overview of the broker")
+
+    def find_out(self, service: str, port: int) -> None:
+        """Whether this machine reaches cluster IPs; a node learns of a Service's pods a little after they are ready."""
+        address = self.cluster_ip(service), port
+        try:
+            self.direct = poll(lambda: accepts(address), seconds=30, what=f"{service}'s address")
+        except AssertionError:
+            self.direct = False
 
     def close(self) -> None:
         """End the port-forwards."""
@@ -133,12 +136,6 @@ def namespace_manifest(name: str) -> dict[str, Any]:
     """A namespace that refuses pods which are not restricted."""
     labels = {**RESTRICTED, "app.kubernetes.io/part-of": "outhaul-tests"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-
-
-def _answers(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=2):
-        return True
-    return False
 
 
 def _says_ok(url: str) -> bool:

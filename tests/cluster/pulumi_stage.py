@@ -13,7 +13,7 @@ import pika
 import pytest
 
 from cluster import diagnostics
-from cluster.in_cluster import Servers, accepts
+from cluster.in_cluster import Servers
 from cluster.kube import Kube
 from infra_graph import Graph, entries, graph_of, settings
 from outhaul.broker_admin import topology_apply
@@ -24,7 +24,7 @@ from support import poll
 READY_SECONDS = 420  # three Erlang nodes on a machine that does much else
 SMALL: dict[str, Any] = {
     "rabbitmq": {"memory": "512Mi", "cpu": "20m", "storage": "1Gi", "graceSeconds": 30},
-    "postgres": {"memory": "256Mi", "cpu": "20m", "storage": "1Gi", "maxConnections": 120},
+    "postgres": {"memory": "256Mi", "cpu": "20m", "storage": "1Gi", "maxConnections": 150},
     "retainData": False,
 }
 # Definitions of these come with the chart, or with what a cluster may lack.
@@ -133,11 +133,7 @@ def running(kube: Kube, written: dict[str, Any]) -> Iterator[PulumiStage]:
 def ways_to(stage: PulumiStage) -> Iterator[Servers]:
     """From this machine to the Services: straight where cluster IPs can be reached, else by port-forwards."""
     made = Servers(stage.kube, stage.data)
-    postgres = made.cluster_ip("outhaul-postgres"), 5432
-    try:
-        poll(lambda: accepts(postgres), seconds=30, what="PostgreSQL's cluster IP")
-    except AssertionError:
-        made.direct = False
+    made.find_out("outhaul-postgres", 5432)
     yield made
     made.close()
 
