@@ -39,7 +39,8 @@ def free_ports(count: int) -> list[int]:
 
     Raises ``OSError`` when so many cannot be found.
     """
-    candidates = random.sample(range(_LOWEST, _HIGHEST), 500)
+    # Not the shared generator: a test that seeds it in two processes would have both choose the same ones.
+    candidates = random.SystemRandom().sample(range(_LOWEST, _HIGHEST), 500)
     found = [port for port in candidates[: 20 * count] if is_free(port)][:count]
     if len(found) < count:
         raise OSError(f"cannot find {count} free ports between {_LOWEST} and {_HIGHEST} on {LOOPBACK}")
