@@ -58,6 +58,11 @@ class Amqp:
         count: int = self._channel.queue_declare(queue, passive=True).method.message_count
         return count
 
+    def hold(self, queue: str) -> bool:
+        """Take a message and acknowledge it never; False when there is none."""
+        method, _, _ = self._channel.basic_get(queue)
+        return method is not None
+
     def purge(self, queue: str) -> None:
         self._channel.queue_purge(queue)
 

@@ -25,17 +25,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 import psutil
 import psycopg
 
 from chaos.cluster import Cluster
-from chaos.ledger import Told, Verdict, judge
-from chaos.ledger_reading import backlog, read
 from chaos.load import Load
 from chaos.servers import new_database, start_postgres
 from chaos.soak_faults import LETTERS, LONGEST_SECONDS, LOSES_LETTERS, Fault, Ground, menu
 from chaos.soak_record import COUNTED, Record, Round, letters_again
+from chaos.soak_verdict import compared, settle, shortcomings
 from chaos.system import assembled, lasts
 from outhaul.broker_admin.topology_apply import apply
 from outhaul_local.failure import LocalFailure
@@ -50,7 +48,6 @@ POISONED = "chaos.poisoned_waybill"
 # Poison that raises is given up after one delay of 5 s, one that hangs is ended after 10 s.
 BOUNDS = {"OUTHAUL_CONSUMER_MAX_ATTEMPTS": "2", "OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "10s"}
 OVERLAP = 0.3  # the chance that a second fault, of another place, is made beside the first
-SETTLE_SECONDS = 180.0
 PROGRESS_SECONDS = 180.0
 MEBIBYTE = 1024 * 1024
 
@@ -81,7 +78,7 @@ def main(given: list[str] | None = None) -> int:
         with ground_for_it(rabbitmq_server()) as ground:
             record.facts |= facts(ground)
             rounds(ground, record, chosen)
-            record.final.append(compared(ground))
+            record.final.append(compared(ground.system))
             if not record.whole():
                 keep_evidence(ground, record, chosen.state.with_name("soak-evidence"))
     except (LocalFailure, ValueError) as error:
@@ -185,15 +182,15 @@ def one_round(ground: Ground, number: int, seed: str, wanted: int, rate: float, 
             done.breaches.setdefault("other", []).append(f"no progress after everything was mended: {error}")
         told = load.finish(seconds=90)
     settled_at = time.monotonic()
-    verdict = settle(ground, told)
-    done.drain_seconds = round(time.monotonic() - settled_at, 1)
     done.letters_expected = len(told.injected) + len(ground.poison)
+    verdict, left = settle(ground.system, told, keys=f"%-{ground.name}-%", letters=done.letters_expected)
+    done.drain_seconds = round(time.monotonic() - settled_at, 1)
     done.counts = {name: getattr(verdict, name) for name in COUNTED}
     done.letters_again, verdict.duplicated = letters_again(verdict.duplicated)
     for kind in ("lost", "duplicated", "unexpected", "unreported"):
         if found := getattr(verdict, kind):
             done.breaches[kind] = found
-    others = shortcomings(told, verdict, letters=done.letters_expected + done.letters_again)
+    others = shortcomings(told, verdict, left, letters=done.letters_expected + done.letters_again)
     if others:
         done.breaches.setdefault("other", []).extend(others)
     done.memory_mib = memory(ground)
@@ -235,42 +232,6 @@ def put_right(ground: Ground) -> None:
             conn.execute(f"DROP TRIGGER IF EXISTS chaos_fail ON {table}".encode())
 
 
-def settle(ground: Ground, told: Told) -> Verdict:
-    """Look until the account is whole; the last one when it is not in time."""
-    system, deadline = ground.system, time.monotonic() + SETTLE_SECONDS
-    letters = len(told.injected) + len(ground.poison)
-    began = time.monotonic()
-    verdict = Verdict(backlog=-1)
-    while True:
-        try:
-            if backlog(system.order_dsn, system.broker) == 0 or time.monotonic() > deadline:
-                seen = read(system.order_dsn, system.waybill_dsn, system.broker, keys=f"%-{ground.name}-%")
-                took = round(time.monotonic() - began, 1)
-                verdict = judge(told, seen, alerts=system.alerts.names(), drain_seconds=took)
-                again, duplicated = letters_again(verdict.duplicated)
-                others = len(verdict.violations()) - len(verdict.duplicated) + len(duplicated)
-                if not others and verdict.dead_lettered == letters + again:
-                    return verdict
-        except (httpx.HTTPError, psycopg.Error, OSError):
-            lasts(1)
-        if time.monotonic() > deadline:
-            return verdict
-        lasts(1)
-
-
-def shortcomings(told: Told, verdict: Verdict, *, letters: int) -> list[str]:
-    """What the ledger does not count as a breach by itself, and no fault of a soak may cause."""
-    found = []
-    if verdict.backlog:
-        found.append(f"the backlog is {verdict.backlog} {SETTLE_SECONDS:g} s after everything was mended")
-    if verdict.dead_lettered != letters:
-        found.append(f"{verdict.dead_lettered} dead letters, and the faults made {letters}")
-    if verdict.parked:
-        found.append(f"{verdict.parked} parked rows, and nothing was sent that a broker refuses for itself")
-    found += [f"{key} was refused with {status}" for key, status in list(told.refused.items())[:5]]
-    return found
-
-
 def clear(ground: Ground) -> None:
     """Letters that were judged, and what alerts said more than once."""
     with Amqp(ground.system.broker) as amqp:
@@ -286,36 +247,6 @@ def memory(ground: Ground) -> dict[str, float]:
         for number, function in enumerate(functions, 1):
             found[f"{kind} {number}"] = function.memory_bytes() / MEBIBYTE
     return {name: round(value, 1) for name, value in found.items()}
-
-
-def compared(ground: Ground) -> dict[str, int]:
-    """Both databases read side by side by order id, in constant memory. ``letters``: orders that were poison."""
-    found = {"orders": 0, "waybills": 0, "letters": 0, "missing": 0, "orphans": 0}
-    with (
-        psycopg.connect(ground.system.order_dsn) as one,
-        psycopg.connect(ground.system.waybill_dsn) as other,
-        one.cursor("orders") as orders,
-        other.cursor("waybills") as waybills,
-    ):
-        orders.itersize = waybills.itersize = 5000
-        left = iter(orders.execute("SELECT order_id, customer FROM orders ORDER BY order_id"))
-        right = iter(waybills.execute("SELECT order_id FROM waybills ORDER BY order_id"))
-        order, waybill = next(left, None), next(right, None)
-        while order is not None or waybill is not None:
-            if waybill is None or (order is not None and order[0] < waybill[0]):
-                assert order is not None
-                found["orders"] += 1
-                found["missing" if order[1].startswith("order-") else "letters"] += 1
-                order = next(left, None)
-            elif order is None or waybill[0] < order[0]:
-                found["waybills"] += 1
-                found["orphans"] += 1
-                waybill = next(right, None)
-            else:
-                found["orders"] += 1
-                found["waybills"] += 1
-                order, waybill = next(left, None), next(right, None)
-    return found
 
 
 def keep_evidence(ground: Ground, record: Record, folder: Path) -> None:
