@@ -149,7 +149,6 @@ def test_a_renewed_certificate_is_used_without_a_restart(
         return True
 
     def server_shows_it() -> bool:
-        stage.in_server("pg_ctl reload -D /var/lib/postgresql/18/docker")
         try:
             psycopg.connect(verified).close()
         except psycopg.OperationalError as error:

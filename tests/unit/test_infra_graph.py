@@ -71,12 +71,13 @@ def test_every_object_is_in_one_of_the_namespaces_and_made_by_the_explicit_provi
     allowed = {"outhaul", "outhaul-data", "shop", "shop-data"}
     for each in made.resources:
         if each.is_object:
-            assert "::kubernetes::" in each.provider
+            assert re.search("::kubernetes(-finding)?::", each.provider)
         if each.is_object and not each.type.endswith(":Namespace"):
             assert each.manifest["metadata"]["namespace"] in allowed
-    provider = made.resource("kubernetes").inputs
-    assert provider["enableConfigMapMutable"] == "true"
-    assert provider["enableSecretMutable"] == "true"
+    for name_of_provider in ("kubernetes", "kubernetes-finding"):
+        provider = made.resource(name_of_provider).inputs
+        assert provider["enableConfigMapMutable"] == "true"
+        assert provider["enableSecretMutable"] == "true"
 
 
 @every
@@ -248,6 +249,13 @@ def test_spreading_is_soft_so_that_one_node_bears_all() -> None:
         assert {each["whenUnsatisfiable"] for each in pod["topologySpreadConstraints"]} == {"ScheduleAnyway"}
 
 
+def test_nodes_that_an_operator_makes_are_told_apart_by_the_labels_it_gives_them() -> None:
+    """Beside the name it writes `part-of: rabbitmq`, whatever the resource's own labels are."""
+    spec = graph(OPERATORS).one("RabbitmqCluster", "outhaul-rabbitmq")["spec"]["override"]["statefulSet"]["spec"]
+    for constraint in spec["template"]["spec"]["topologySpreadConstraints"]:
+        assert constraint["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": "outhaul-rabbitmq"}
+
+
 def test_with_given_certificates_every_way_is_encrypted() -> None:
     made = graph(GIVEN_TLS)
     assert entries(made.one("Secret", "order-broker"))["url"].startswith("amqps://")
@@ -260,6 +268,12 @@ def test_with_given_certificates_every_way_is_encrypted() -> None:
         if "secret" in volume
     ]
     assert {"mq-tls", "pg-tls"} <= set(mounted)
+    containers = [each["name"] for pod in pods(made.objects()) for each in pod["containers"]]
+    assert sorted(containers) == ["postgres", "rabbitmq", "reload"]
+    assert sorted(each["name"] for pod in pods(graph().objects()) for each in pod["containers"]) == [
+        "postgres",
+        "rabbitmq",
+    ]
     values = made.resource("outhaul").inputs["values"]
     assert values["tls"]["broker"]["caSecret"] == values["tls"]["database"]["caSecret"] == {"name": "authority"}
     assert not [each for each in made.objects() if each["kind"] == "Certificate"]
@@ -320,6 +334,16 @@ def test_the_outputs_are_commands_for_the_cluster_that_was_named() -> None:
     made = graph({"cluster": {"context": "kind-here"}, "namespaces": {"app": "shop"}})
     assert made.outputs["isAllWell"] == "kubectl --context kind-here --namespace shop get outboxes,inboxes"
     assert set(graph(EXTERNAL).outputs) == {"isAllWell", "orders", "waybills"}
+
+
+def test_where_the_consumer_may_be_at_zero_its_output_says_what_to_do() -> None:
+    assert (
+        graph()
+        .outputs["waybills"]
+        .endswith("  # while nothing waits in the queue there is no pod to forward to: place an order first")
+    )
+    for always in ({"waybill": {"minReplicas": 1}}, {"keda": {"enabled": False}}):
+        assert graph(always).outputs["waybills"].endswith(" 8081")
 
 
 def test_the_program_refuses_before_it_registers_anything(monkeypatch: pytest.MonkeyPatch) -> None:

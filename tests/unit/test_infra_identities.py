@@ -21,6 +21,7 @@ from outhaul_infra.broker_users import NOTHING, USERS
 from outhaul_infra.chart_values import merged
 from outhaul_infra.endpoints import BrokerEndpoint, DatabaseEndpoint
 from outhaul_infra.passwords import BROKER_IDENTITIES
+from outhaul_infra.postgres_cloudnative_pg import postgres_cluster
 from outhaul_infra.postgres_config import pg_hba_conf, postgresql_conf
 from outhaul_infra.postgres_roles import roles_of, roles_sql, scram_verifier
 from outhaul_infra.settings import Postgres
@@ -99,6 +100,38 @@ def test_each_role_comes_into_its_own_database_and_nobody_in_as_superuser() -> N
     assert lines[1] == "host all postgres all reject"
     assert {line.split()[1] for line in lines[2:]} == {"outhaul_order", "outhaul_waybill"}
     assert all(line.startswith("hostssl ") and line.endswith(" scram-sha-256") for line in lines[2:])
+
+
+# What CloudNativePG writes before and after a Cluster's own lines (its documentation, "PostgreSQL Configuration").
+_CLOUDNATIVE_PG = """local all all peer
+hostssl postgres streaming_replica all cert map=cnpg_streaming_replica
+hostssl replication streaming_replica all cert map=cnpg_streaming_replica
+hostssl all cnpg_pooler_pgbouncer all cert map=cnpg_pooler_pgbouncer
+{own}
+host all all all scram-sha-256
+"""
+
+
+def _method(lines: str, database: str, role: str, *, encrypted: bool) -> str:
+    """By the first line that matches, as the server goes by it."""
+    for line in lines.splitlines():
+        kind, databases, roles, _, method, *_ = [*line.split(), "", ""]
+        by_network = kind == "host" or (kind == "hostssl" and encrypted)
+        if by_network and databases in {"all", database} and {"all", role} & set(roles.split(",")):
+            return method
+    return "no line"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_what_cloudnative_pg_adds_opens_nothing_that_our_own_server_keeps_shut(tls: bool) -> None:
+    own = postgres_cluster(Postgres(), "data", tls_secret="given" if tls else None)["spec"]["postgresql"]["pg_hba"]
+    lines = _CLOUDNATIVE_PG.format(own="\n".join(own))
+    assert _method(lines, "outhaul_order", "outhaul_order_owner", encrypted=True) == "scram-sha-256"
+    assert _method(lines, "outhaul_order", "outhaul_order", encrypted=False) == ("reject" if tls else "scram-sha-256")
+    assert _method(lines, "outhaul_waybill", "outhaul_order", encrypted=True) == "reject"
+    assert _method(lines, "postgres", "outhaul_order", encrypted=True) == "reject"
+    assert _method(lines, "outhaul_order", "postgres", encrypted=True) == "reject"
+    assert _method(lines, "replication", "streaming_replica", encrypted=True) == "cert"
 
 
 def test_a_server_sizes_itself_by_what_it_is_given() -> None:

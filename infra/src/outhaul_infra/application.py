@@ -39,7 +39,8 @@ class Application(pulumi.ComponentResource):
             chart=str(root / stack.settings.chart.path),
             namespace=stack.app,
             values=chart_values(stack.settings, authority_secret=authority_secret, credentials=credentials),
-            opts=stack.options(self),
+            # The definitions that `chart.keepCrds` left are found again.
+            opts=pulumi.ResourceOptions.merge(stack.options(self), pulumi.ResourceOptions(provider=stack.finding)),
         )
         for resource in (outbox(stack.app), inbox(stack.app)):
             register(resource, stack.options(self, self.chart))

@@ -7,7 +7,7 @@ import pulumi
 from outhaul_infra import names
 from outhaul_infra.manifests import Manifest, metadata
 from outhaul_infra.registering import register
-from outhaul_infra.settings import CERT_MANAGER, CLOUDNATIVE_PG, EXTERNAL, TLS
+from outhaul_infra.settings import CERT_MANAGER, CLOUDNATIVE_PG, EXTERNAL, STATEFULSET, TLS
 from outhaul_infra.stack import Stack
 
 
@@ -22,12 +22,15 @@ class Certificates(pulumi.ComponentResource):
         self.postgres_secret = _secret_name(stack, "postgres") if stack.settings.postgres.mode != EXTERNAL else None
         self.authority_secret = (tls.authority_secret or names.AUTHORITY) if tls.enabled else None
         if made_here:
-            for secret_name, hosts in (
-                (self.rabbitmq_secret, hosts_of(names.RABBITMQ, stack.data)),
-                (self.postgres_secret, hosts_of(_postgres_service(stack), stack.data)),
-            ):
+            servers = (
+                (self.rabbitmq_secret, names.RABBITMQ, stack.settings.rabbitmq.mode),
+                (self.postgres_secret, _postgres_service(stack), stack.settings.postgres.mode),
+            )
+            for secret_name, service, mode in servers:
                 if secret_name is not None:
-                    register(certificate(secret_name, stack.data, hosts, tls), stack.options(self))
+                    # A server that an operator runs stays up where data is retained, and needs its certificate.
+                    options = stack.options(self) if mode == STATEFULSET else stack.kept_options(self)
+                    register(certificate(secret_name, stack.data, hosts_of(service, stack.data), tls), options)
             if tls.authority_secret is None:
                 # cert-manager puts the authority beside every certificate, and so into the namespace that needs it.
                 register(certificate(names.AUTHORITY, stack.app, [names.AUTHORITY], tls), stack.options(self))

@@ -109,14 +109,14 @@ def volume_claim(name: str, storage: str, storage_class: str | None) -> Manifest
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
 
 
-def soft_spread(part: str) -> list[Manifest]:
-    """Over nodes and zones where there are several; one node takes all of them."""
+def soft_spread(selector: Mapping[str, str]) -> list[Manifest]:
+    """Over nodes and zones where there are several; one node takes all of them. ``selector``: the pods' labels."""
     return [
         {
             "maxSkew": 1,
             "topologyKey": key,
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": labels(part)},
+            "labelSelector": {"matchLabels": dict(selector)},
         }
         for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
     ]

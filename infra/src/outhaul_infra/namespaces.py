@@ -19,13 +19,9 @@ class Namespaces(pulumi.ComponentResource):
 
     def __init__(self, name: str, stack: Stack, *, opts: pulumi.ResourceOptions) -> None:
         super().__init__("outhaul:infra:Namespaces", name, None, opts)
-        register(namespace(stack.app), stack.options(self), name="namespace-app")
-        keep = pulumi.ResourceOptions(protect=stack.settings.protect, retain_on_delete=stack.settings.retain_data)
-        register(
-            namespace(stack.data),
-            pulumi.ResourceOptions.merge(stack.options(self), keep),
-            name="namespace-data",
-        )
+        # First: where it exists another stack lives in both, and whose data that is must not be taken up here.
+        app = register(namespace(stack.app), stack.options(self), name="namespace-app")
+        register(namespace(stack.data), stack.kept_options(self, app), name="namespace-data")
         self.register_outputs({"app": stack.app, "data": stack.data})
 
 

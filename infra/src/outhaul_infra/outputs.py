@@ -20,6 +20,8 @@ def outputs(settings: StackSettings) -> dict[str, str]:
         "orders": f"{kubectl} --namespace {app} port-forward service/{names.RELEASE}-order 8080",
         "waybills": f"{kubectl} --namespace {app} port-forward service/{names.RELEASE}-waybill 8081",
     }
+    if settings.keda.enabled and settings.waybill.min_replicas == 0:
+        told["waybills"] += "  # while nothing waits in the queue there is no pod to forward to: place an order first"
     if settings.rabbitmq.mode != EXTERNAL:
         port = management_port(tls=settings.tls.enabled)
         told |= {

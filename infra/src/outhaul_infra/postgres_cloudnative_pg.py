@@ -27,13 +27,14 @@ class PostgresCloudNativePG(pulumi.ComponentResource):
     def __init__(self, name: str, stack: Stack, *, tls_secret: str | None, opts: pulumi.ResourceOptions) -> None:
         super().__init__("outhaul:infra:PostgresCloudNativePG", name, None, opts)
         made = [
-            register(role_secret(role, password, stack.data), stack.options(self))
+            register(role_secret(role, password, stack.data), stack.kept_options(self))
             for role, password in role_passwords(stack).items()
         ]
         cluster = postgres_cluster(stack.settings.postgres, stack.data, tls_secret=tls_secret)
-        self.server = register(cluster, stack.data_options(self, *made))
+        # Its operator deletes the volumes with it.
+        self.server = register(cluster, stack.kept_options(self, *made))
         for function in names.FUNCTIONS:
-            register(database(function, stack.data), stack.data_options(self, self.server))
+            register(database(function, stack.data), stack.kept_options(self, self.server))
         self.endpoint = DatabaseEndpoint(
             host=f"{names.POSTGRES}-rw.{stack.data}.svc", port=PORT, tls=tls_secret is not None
         )
@@ -75,7 +76,8 @@ def postgres_cluster(settings: Postgres, namespace: str, *, tls_secret: str | No
                 "max_connections": str(settings.max_connections),
                 "shared_buffers": f"{int(quantity_value(settings.memory) / 4 / 2**20)}MB",
             },
-            "pg_hba": hba_lines(tls=tls),
+            # After these its operator lets every role into every database by password, without TLS too.
+            "pg_hba": [*hba_lines(tls=tls), "host all all all reject"],
         },
         # A database nobody uses: ours are Databases of their own, alike.
         "bootstrap": {"initdb": {"database": "unused", "owner": "unused"}},

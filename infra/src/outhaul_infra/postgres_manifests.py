@@ -31,6 +31,7 @@ DATA_FOLDER: Final = (
     f"{VOLUME_FOLDER}/18/docker"  # where the official image keeps it, so that one can go back to its entry
 )
 ROLES_FOLDER: Final = "/etc/outhaul-postgres-roles"
+RELOAD_SECONDS: Final = 10
 _CONFIG_FILE: Final = f"{CONFIG_FOLDER}/postgresql.conf"
 
 # A folder half made is never taken for a data folder, and the locale is PostgreSQL's own, because the C library's
@@ -48,6 +49,22 @@ rm -f {DATA_FOLDER}/postmaster.pid
 pg_ctl --pgdata={DATA_FOLDER} --wait --timeout=3600 --options="-c config_file={_CONFIG_FILE} -c listen_addresses=" start
 psql --no-psqlrc --quiet --username=postgres --dbname=postgres --file={ROLES_FOLDER}/roles.sql
 pg_ctl --pgdata={DATA_FOLDER} --wait --mode=fast stop
+"""
+
+# The server reads its certificate at its start and when told to; a mounted Secret changes without a word. The socket
+# knows who calls by the user, which is the server's own. A sum taken amid a change is followed by another.
+_RELOAD: Final = f"""trap 'exit 0' TERM
+seen=
+while :; do
+  now=$(cat {TLS_FOLDER}/tls.crt {TLS_FOLDER}/tls.key | cksum)
+  if [ "$now" != "$seen" ] &&
+    psql --no-psqlrc --quiet --username=postgres --dbname=postgres --command='SELECT pg_reload_conf()' >/dev/null; then
+    seen=$now
+    echo "the server was told to read its certificate"
+  fi
+  sleep {RELOAD_SECONDS} &
+  wait $!
+done
 """
 
 
@@ -125,9 +142,12 @@ def _pod(settings: Postgres, *, tls_secret: str | None) -> dict[str, Any]:
         "enableServiceLinks": False,
         "securityContext": dict(POD_SECURITY),
         "terminationGracePeriodSeconds": 120,
-        "topologySpreadConstraints": soft_spread(names.POSTGRES),
+        "topologySpreadConstraints": soft_spread(labels(names.POSTGRES)),
         "initContainers": [_prepare(settings, tls=tls_secret is not None)],
-        "containers": [_server(settings, tls=tls_secret is not None)],
+        "containers": [
+            _server(settings, tls=tls_secret is not None),
+            *([_reload(settings)] if tls_secret is not None else []),
+        ],
         "volumes": volumes,
     }
 
@@ -158,6 +178,21 @@ def _server(settings: Postgres, *, tls: bool) -> Manifest:
         # No liveness: a server that recovers or waits for its disk does not answer, and killing it starts that anew.
         "startupProbe": check | {"periodSeconds": 2, "failureThreshold": 300},
         "readinessProbe": check | {"periodSeconds": 5, "failureThreshold": 3},
+    }
+
+
+def _reload(settings: Postgres) -> Manifest:
+    return {
+        "name": "reload",
+        "image": settings.image,
+        "command": ["sh", "-c", _RELOAD],
+        "env": [{"name": "PGHOST", "value": SOCKET_FOLDER}],
+        "securityContext": dict(CONTAINER_SECURITY),
+        "resources": {"requests": {"cpu": "5m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+        "volumeMounts": [
+            {"name": "socket", "mountPath": SOCKET_FOLDER},
+            {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True},
+        ],
     }
 
 

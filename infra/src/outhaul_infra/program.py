@@ -42,8 +42,8 @@ def run(root: Path) -> None:
 
 def deploy(settings: StackSettings, *, root: Path) -> dict[str, Any]:
     """Register everything; returns the stack's outputs."""
-    stack = Stack(settings)
-    provider = kubernetes(settings)
+    provider = kubernetes("kubernetes", settings)
+    stack = Stack(settings, finding=kubernetes("kubernetes-finding", settings, finds=True))
     common = pulumi.ResourceOptions(provider=provider)
     ready: list[pulumi.Resource] = []
     if settings.namespaces.create:
@@ -67,16 +67,18 @@ def deploy(settings: StackSettings, *, root: Path) -> dict[str, Any]:
     return outputs(settings)
 
 
-def kubernetes(settings: StackSettings) -> Provider:
-    """The provider, explicit. An edited ConfigMap is an update here; by default all brokers are replaced for a line."""
+def kubernetes(name: str, settings: StackSettings, *, finds: bool = False) -> Provider:
+    """A provider, explicit. An edited ConfigMap is an update here; by default all brokers are replaced for a line.
+
+    ``finds``: an object that is there already is taken up, where else the stack refuses to make it.
+    """
     return Provider(
-        "kubernetes",
+        name,
         kubeconfig=settings.cluster.kubeconfig,
         context=settings.cluster.context,
         enable_config_map_mutable=True,
         enable_secret_mutable=True,
-        # What `retainData` kept is taken up again by the next stack.
-        upsert_existing_objects=True,
+        upsert_existing_objects=finds,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pulumi
 
@@ -14,6 +14,9 @@ from outhaul_infra.registering import register
 from outhaul_infra.settings import RabbitMQ
 from outhaul_infra.stack import Stack
 
+# The operator labels its pods by itself; of our labels they have this one alone.
+PODS: Final = {names.LABEL_NAME: names.RABBITMQ}
+
 
 class RabbitMQClusterOperator(pulumi.ComponentResource):
     """The RabbitmqCluster and the users it reads at its start."""
@@ -21,17 +24,14 @@ class RabbitMQClusterOperator(pulumi.ComponentResource):
     def __init__(self, name: str, stack: Stack, *, tls_secret: str | None, opts: pulumi.ResourceOptions) -> None:
         super().__init__("outhaul:infra:RabbitMQClusterOperator", name, None, opts)
         users = broker_definitions(stack)
-        made = [
-            register(manifest, stack.options(self))
-            for manifest in (
-                secret(names.RABBITMQ_USERS, stack.data, {"definitions.json": users}, part=names.RABBITMQ),
-                admin_secret(stack),
-            )
-        ]
+        register(admin_secret(stack), stack.options(self))
+        mounted = secret(names.RABBITMQ_USERS, stack.data, {"definitions.json": users}, part=names.RABBITMQ)
+        made = register(mounted, stack.kept_options(self))
         cluster = rabbitmq_cluster(
             stack.settings.rabbitmq, stack.data, users_checksum=checksum(users), tls_secret=tls_secret
         )
-        self.nodes = register(cluster, stack.data_options(self, *made))
+        # Its operator deletes the volumes with it.
+        self.nodes = register(cluster, stack.kept_options(self, made))
         self.endpoint = service_endpoint(stack.data, tls=tls_secret is not None)
         self.register_outputs({"host": self.endpoint.host, "port": self.endpoint.port})
 
@@ -78,7 +78,7 @@ def _pod_template(users_checksum: Any) -> Manifest:
         "spec": {
             "automountServiceAccountToken": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "topologySpreadConstraints": soft_spread(names.RABBITMQ),
+            "topologySpreadConstraints": soft_spread(PODS),
             "initContainers": [{"name": "setup-container", "securityContext": dict(security)}],
             "containers": [
                 {

@@ -143,7 +143,7 @@ def _pod(settings: RabbitMQ, namespace: str, *, tls_secret: str | None) -> dict[
         "enableServiceLinks": False,
         "securityContext": dict(POD_SECURITY),
         "terminationGracePeriodSeconds": settings.grace_seconds,
-        "topologySpreadConstraints": soft_spread(names.RABBITMQ),
+        "topologySpreadConstraints": soft_spread(labels(names.RABBITMQ)),
         "initContainers": [_cookie(settings)],
         "containers": [_server(settings, namespace, tls=tls_secret is not None)],
         "volumes": volumes,

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pulumi
+from pulumi_kubernetes import Provider
 
 from outhaul_infra.settings import StackSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The settings, and options that follow from them."""
+    """The settings, and options that follow from them.
+
+    ``finding`` is the provider for what an earlier stack may have left to be found again; all else must not be there
+    yet, or a stack would take what is another's and remove it in the end.
+    """
 
     settings: StackSettings
+    finding: Provider
 
     @property
     def app(self) -> str:
@@ -45,5 +51,15 @@ class Stack:
             pulumi.ResourceOptions(
                 protect=self.settings.protect,
                 ignore_changes=["spec.volumeClaimTemplates"],
+            ),
+        )
+
+    def kept_options(self, parent: pulumi.Resource, *depends_on: pulumi.Resource) -> pulumi.ResourceOptions:
+        """For what data would go with, or could not be used without: `destroy` leaves it where data is retained."""
+        # The same provider whatever the setting: another one would be a replacement.
+        return pulumi.ResourceOptions.merge(
+            self.options(parent, *depends_on),
+            pulumi.ResourceOptions(
+                protect=self.settings.protect, retain_on_delete=self.settings.retain_data, provider=self.finding
             ),
         )
