@@ -252,7 +252,7 @@ def test_a_dump_by_the_documented_command_comes_back(stage: PulumiStage, ways: S
     [
         ({"rabbitmq": {"mode": "cluster-operator"}}, "rabbitmq.com/v1beta1", {"RabbitmqCluster"}),
         (
-            {"postgres": {"mode": "cloudnative-pg", "replicas": 3, "maxConnections": 120}},
+            {"postgres": {"mode": "cloudnative-pg", "replicas": 3}},
             "postgresql.cnpg.io/v1",
             {"Cluster", "Database"},
         ),

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import yaml
 
-from chart_support import CHART, helm
+from chart_support import CHART, KEDA, POD_MONITOR, PROMETHEUS_RULE, helm
 from infra_graph import Graph, graph_of, settings
 from infra_modes import EVERY
+from outhaul.errors import ConfigurationError
+from outhaul_infra.setting_fields import camel, setting_of
+from outhaul_infra.settings import SECTIONS
 
 pytestmark = pytest.mark.needs("helm")
 
 
-def rendered(graph: Graph) -> list[dict[str, Any]]:
-    """The chart's manifests with the values of the graph."""
+def rendered(graph: Graph, *, apis: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The chart's manifests with the values of the graph, in a cluster that serves these besides its own."""
     planned = graph.resource("outhaul").inputs
+    has = [f"--api-versions={api}" for api in apis]
     text = helm(
-        "template", "outhaul", str(CHART), f"--namespace={planned['namespace']}", "--values=-",
+        "template", "outhaul", str(CHART), f"--namespace={planned['namespace']}", *has, "--values=-",
         stdin=yaml.safe_dump(planned["values"]),
     )  # fmt: skip
     return [each for each in yaml.safe_load_all(text) if each]
@@ -86,3 +93,40 @@ def test_what_scales_is_told_who_scales_it() -> None:
     ]
     assert consumer["spec"]["replicas"] == 5
     assert not [each for each in fixed if each["kind"] == "ScaledObject"]
+
+
+def bounds() -> Iterator[tuple[str, str, int]]:
+    """Section, setting and the least and the most of every whole number."""
+    for section, kind in SECTIONS:
+        for each in fields(kind):
+            found = re.fullmatch(r"whole number, (\d+) to (\d+)", setting_of(each.metadata).form)
+            for bound in found.groups() if found else ():
+                yield section, camel(each.name), int(bound)
+
+
+@pytest.mark.parametrize(("section", "name", "bound"), tuple(bounds()))
+def test_a_bound_of_a_setting_is_refused_by_the_stack_or_taken_by_the_chart(
+    section: str, name: str, bound: int
+) -> None:
+    """The chart would name a value that is no setting of the stack."""
+    roomy: dict[str, Any] = {"postgres": {"maxConnections": 10_000}, "keda": {"enabled": True}}
+    roomy[section] = roomy.get(section, {}) | {name: bound}
+    with contextlib.suppress(ConfigurationError):  # refused by the stack, in its own words
+        rendered(graph_of(settings(**roomy)))
+
+
+@pytest.mark.parametrize("monitors", [False, True])
+def test_a_plan_is_the_same_wherever_it_is_made(monitors: bool) -> None:
+    """A preview away from the cluster knows nothing of what the cluster serves."""
+    graph = graph_of(settings(chart={"monitors": monitors}))
+    everything = rendered(graph, apis=(KEDA, POD_MONITOR, PROMETHEUS_RULE))
+    assert rendered(graph) == everything
+    kinds = {each["kind"] for each in everything}
+    assert ({"PodMonitor", "PrometheusRule"} <= kinds) is monitors
+
+
+def test_the_order_function_is_scaled_between_its_two_settings() -> None:
+    made = rendered(graph_of(settings(order={"maxReplicas": 4})))
+    [scaler] = [each["spec"] for each in made if each["kind"] == "HorizontalPodAutoscaler"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 4)
+    assert not [each for each in rendered(graph_of(settings())) if each["kind"] == "HorizontalPodAutoscaler"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from outhaul_infra.names import database, operator_role
 from outhaul_infra.rabbitmq_manifests import amqp_port, management_port
 from outhaul_infra.settings import EXTERNAL, StackSettings
 
+_FALLBACK_REPLICAS: Final = 2
+
 
 def chart_values(settings: StackSettings, *, authority_secret: str | None, credentials: str) -> dict[str, Any]:
-    """The values, those of the setting `chart.values` on top. ``credentials`` changes when a password does."""
-    images, keda = settings.images, settings.keda
+    """The values, those of the setting `chart.values` on top. ``credentials`` changes when a password does.
+
+    Nothing is left to what the cluster is found to have, or a preview away from it would show another plan.
+    """
+    images, keda, order = settings.images, settings.keda, settings.order
     values: dict[str, Any] = {
         "crds": {"install": True, "keep": settings.chart.keep_crds},
         "images": {
@@ -21,21 +26,30 @@ def chart_values(settings: StackSettings, *, authority_secret: str | None, crede
             **{name: {"tag": images.tag} for name in ("order", "waybill", "operator")},
         },
         "functions": {
-            "order": {"replicas": settings.order.replicas, "databasePoolSize": settings.order.pool_size},
+            "order": {
+                "replicas": order.replicas,
+                "databasePoolSize": order.pool_size,
+                "autoscaling": {
+                    "enabled": order.max_replicas is not None,
+                    "minReplicas": order.replicas,
+                    "maxReplicas": order.max_replicas or order.replicas,
+                },
+            },
             "waybill": {"replicas": settings.waybill.max_replicas, "databasePoolSize": settings.waybill.pool_size},
         },
         "schema": {
             name: {"functionRole": database(name), "operatorRole": operator_role(name)} for name in ("order", "waybill")
         },
         "topology": {"nodes": settings.rabbitmq.replicas if settings.rabbitmq.mode != EXTERNAL else 1},
-        # Said and not left to what the cluster is found to have, or a preview away from it would show another plan.
         "keda": {
             "enabled": keda.enabled,
             "virtualHost": settings.rabbitmq.virtual_host,
             "minReplicas": settings.waybill.min_replicas,
             "maxReplicas": settings.waybill.max_replicas,
+            "fallbackReplicas": min(_FALLBACK_REPLICAS, settings.waybill.max_replicas),
             "caSecret": authority_secret or "" if keda.enabled else "",
         },
+        "monitoring": {name: {"enabled": settings.chart.monitors} for name in ("podMonitor", "prometheusRule")},
         # Pods take URLs from Secrets at their start alone.
         "podAnnotations": {"outhaul.dev/credentials": credentials},
         "networkPolicies": _network(settings),

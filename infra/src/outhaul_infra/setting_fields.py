@@ -101,13 +101,21 @@ def flag(default: bool, meaning: str) -> Any:
 
 def whole(default: int, meaning: str, *, least: int, most: int) -> Any:
     """A whole number within bounds."""
+    return _setting(default, f"whole number, {least} to {most}", meaning, _within(least, most))
 
+
+def _within(least: int, most: int) -> Check:
     def check(name: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise ConfigurationError(name, value, f"write a whole number from {least} to {most}")
         return value
 
-    return _setting(default, f"whole number, {least} to {most}", meaning, check)
+    return check
+
+
+def whole_or_none(meaning: str, *, least: int, most: int) -> Any:
+    """A whole number within bounds that may be left out."""
+    return _setting(None, f"whole number, {least} to {most}", meaning, _within(least, most))
 
 
 def port_or_none(meaning: str) -> Any:

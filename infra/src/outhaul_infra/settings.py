@@ -160,7 +160,12 @@ class Images:
 class Order:
     """The order function."""
 
-    replicas: int = of.whole(2, "pods", least=1, most=100)
+    replicas: int = of.whole(2, "pods; with `maxReplicas` the fewest", least=1, most=100)
+    max_replicas: int | None = of.whole_or_none(
+        "pods under load, by the processor time they use (needs the metrics server); unset: always `replicas`",
+        least=1,
+        most=100,
+    )
     pool_size: int = of.whole(8, "database connections of each pod's HTTP side", least=1, most=500)
 
 
@@ -179,6 +184,9 @@ class Chart:
 
     path: str = of.text("helm/outhaul", "where it is, seen from the stack's folder", form="path", remedy="write a path")
     keep_crds: bool = of.flag(True, "`destroy` leaves the custom resource definitions, and so the users' resources")
+    monitors: bool = of.flag(
+        False, "PodMonitor and PrometheusRule; the Prometheus operator's definitions must be in the cluster"
+    )
     values: dict[str, Any] = of.mapping(  # noqa: RUF009 - a field() with a factory
         "more of its values; they win over what this stack says"
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from outhaul.errors import ConfigurationError
 from outhaul_infra import passwords
 from outhaul_infra.broker_config import check_extra_config
+from outhaul_infra.chart_values import chart_values
 from outhaul_infra.setting_fields import PROJECT, quantity_value
 from outhaul_infra.settings import CERT_MANAGER, EXTERNAL, SECRETS, STATEFULSET, StackSettings
 
@@ -12,6 +15,7 @@ from outhaul_infra.settings import CERT_MANAGER, EXTERNAL, SECRETS, STATEFULSET,
 # schema Job's and a person's.
 CONNECTIONS_BESIDE_THE_POOL = 4
 CONNECTIONS_BESIDE_THE_FUNCTIONS = 15
+PODS_MORE_IN_A_ROLL = 1  # the chart's maxSurge
 
 
 def check(settings: StackSettings) -> StackSettings:
@@ -21,6 +25,7 @@ def check(settings: StackSettings) -> StackSettings:
     _postgres(settings)
     _tls(settings)
     _keda(settings)
+    _order(settings)
     _connections(settings)
     _passwords(settings)
     return settings
@@ -118,23 +123,38 @@ def _keda(settings: StackSettings) -> None:
         )
 
 
+def _order(settings: StackSettings) -> None:
+    order = settings.order
+    if order.max_replicas is not None and order.max_replicas < order.replicas:
+        raise _refuse("order.maxReplicas", order.max_replicas, f"is below order.replicas={order.replicas}")
+
+
 def _connections(settings: StackSettings) -> None:
     if settings.postgres.mode == EXTERNAL:
         return
-    pods = (
-        (settings.order.replicas, settings.order.pool_size),
-        (settings.waybill.max_replicas, settings.waybill.pool_size),
-    )
-    wanted = CONNECTIONS_BESIDE_THE_FUNCTIONS + sum(
-        replicas * (pool + CONNECTIONS_BESIDE_THE_POOL) for replicas, pool in pods
-    )
+    # What the chart is told in the end, `chart.values` included.
+    values = chart_values(settings, authority_secret=None, credentials="")
+    order_is_scaled = _whole(values, "functions.order.autoscaling.enabled")
+    order = "functions.order.autoscaling.maxReplicas" if order_is_scaled else "functions.order.replicas"
+    waybill = "keda.maxReplicas" if _whole(values, "keda.enabled") else "functions.waybill.replicas"
+    wanted = CONNECTIONS_BESIDE_THE_FUNCTIONS
+    for function, pods in (("order", order), ("waybill", waybill)):
+        pool = _whole(values, f"functions.{function}.databasePoolSize")
+        wanted += (_whole(values, pods) + PODS_MORE_IN_A_ROLL) * (pool + CONNECTIONS_BESIDE_THE_POOL)
     if wanted > settings.postgres.max_connections:
         raise _refuse(
             "postgres.maxConnections",
             settings.postgres.max_connections,
-            f"order.replicas and waybill.maxReplicas can take {wanted} connections with their pools; "
-            f"allow as many, or lower order.replicas, waybill.maxReplicas or poolSize",
+            f"order and waybill at their most pods can take {wanted} connections with their pools; allow as many, or "
+            "lower order.replicas or maxReplicas, waybill.maxReplicas or a poolSize",
         )
+
+
+def _whole(values: object, path: str) -> int:
+    """The number or truth at that path; 0 where there is none, which the chart itself then refuses."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values if isinstance(values, int) else 0
 
 
 def _passwords(settings: StackSettings) -> None:
