@@ -6,6 +6,7 @@ A stand-in for `pulumi` keeps what it is given, and its arguments; tests/cluster
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from outhaul_infra import external, secrets
 from outhaul_infra.passwords import PASSWORDS
 
+ROOT = Path(__file__).parent.parent.parent
 STAND_IN = """#!{python}
 import json, pathlib, sys
 here = pathlib.Path({folder!r})
@@ -78,6 +80,19 @@ def test_a_key_that_is_none_is_refused_with_the_nearest(stand_in: Path, capsys: 
     assert secrets.main(["--renew", "rabbitmqKedaPasswort"]) == 2
     assert "did you mean rabbitmqKedaPassword?" in capsys.readouterr().err
     assert not (stand_in / "store").exists()
+
+
+def test_the_cookie_is_not_renewed_behind_a_running_brokers_back(
+    stand_in: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secrets.main([])
+    first = _stored(stand_in)
+    assert secrets.main(["--renew", "rabbitmqErlangCookie", "--renew", "rabbitmqKedaPassword"]) == 2
+    assert _stored(stand_in) == first
+    told = capsys.readouterr().err
+    heading = re.search("“(.+)”", told)
+    assert heading is not None
+    assert f"## {heading[1]}\n" in (ROOT / "docs/deployment.md").read_text()
 
 
 def test_without_pulumi_the_way_out_is_told(

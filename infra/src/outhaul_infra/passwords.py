@@ -33,6 +33,14 @@ PASSWORDS: Final[Mapping[str, str]] = {
     ERLANG_COOKIE: "what RabbitMQ's nodes prove to each other",
 }
 
+# Keys that no rolling restart can bring in, each with the way out.
+NOT_RENEWED: Final[Mapping[str, str]] = {
+    ERLANG_COOKIE: (
+        "cannot be renewed while the broker runs: nodes of two cookies do not speak to each other, and the first that "
+        "restarts would be alone. docs/deployment.md, “Another Erlang cookie”, tells how by a full stop"
+    ),
+}
+
 
 def needed(*, rabbitmq_mode: str, keda: bool) -> tuple[str, ...]:
     """The keys a stack in these modes cannot be without."""

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from outhaul.errors import OuthaulError
-from outhaul_infra.passwords import PASSWORDS
+from outhaul_infra.passwords import NOT_RENEWED, PASSWORDS
 from outhaul_infra.pulumi_cli import PulumiCli
 from outhaul_infra.setting_fields import nearest
 
@@ -19,7 +19,7 @@ _RANDOM_BYTES = 24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 done, 2 a key that is none, 3 pulumi is missing or failed."""
+    """0 done, 2 a key that is none or cannot be renewed, 3 pulumi is missing or failed."""
     parser = argparse.ArgumentParser(prog="python -m outhaul_infra.secrets", description=__doc__)
     parser.add_argument("--stack", help="the stack's name; else the one selected")
     parser.add_argument(
@@ -27,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     for key in options.renew:
-        if key not in PASSWORDS:
-            print(f"{key} {nearest(key, PASSWORDS)}", file=sys.stderr)  # noqa: T201 - a command prints
+        refused = nearest(key, PASSWORDS) if key not in PASSWORDS else NOT_RENEWED.get(key)
+        if refused is not None:
+            print(f"{key} {refused}", file=sys.stderr)  # noqa: T201 - a command prints
             return 2
     try:
         make(PulumiCli(options.stack), renew=frozenset(options.renew))
