@@ -363,6 +363,26 @@ async def test_history_is_made_ahead_and_dropped_and_no_unsent_row_with_it(outbo
     assert query(outbox_dsn, "SELECT count(*) FROM outbox") == [(1,)]
 
 
+@in_loop
+async def test_what_was_pruned_of_the_default_partition_stays_so_when_the_rest_takes_too_long(outbox_dsn: str) -> None:
+    """Each day in a transaction of its own: else a backlog that takes too long at once is never pruned at all."""
+    query(
+        outbox_dsn,
+        "INSERT INTO outbox_sent (message_id, seq, exchange, routing_key, type, aggregate_id, attempts, created_at)"
+        " SELECT (left(outhaul_first_id(('2024-07-10'::date + n))::text, 35) || '1')::uuid, n, 'e', 'k', 't', '1', 0,"
+        " '2024-07-10'::date + n FROM generate_series(1, 3) AS n",
+    )
+    with psycopg.connect(outbox_dsn) as conn:
+        conn.execute("SELECT FROM outbox_sent_default WHERE seq = 3 FOR UPDATE")
+        async with databases(0.5) as one:
+            seen = await one.tend_history(outbox_dsn, Tend(component="outbox", keep_days=30))
+        assert isinstance(seen, Trouble)
+        assert query(outbox_dsn, "SELECT seq FROM outbox_sent") == [(3,)]
+    async with databases() as one:
+        assert await one.tend_history(outbox_dsn, Tend(component="outbox", keep_days=30)) is None
+    assert query(outbox_dsn, "SELECT count(*) FROM outbox_sent") == [(0,)]
+
+
 def test_history_that_may_not_be_tended_is_told(outbox_dsn: str) -> None:
     async def tend(url: str) -> Trouble | None:
         async with databases() as one:

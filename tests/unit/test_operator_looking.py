@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from operator_support import AWAY, CALM_BROKER, NOW, UID, database
+from operator_support import AWAY, CALM_BROKER, NOW, UID, condition, database
 from outhaul.alerts import Alerter
 from outhaul.errors import Unreachable
+from outhaul_operator.conditions import instant
 from outhaul_operator.domain.rounds import Round
 from outhaul_operator.jobs import JobSettings
 from outhaul_operator.looking import Looking, StatusRefused
@@ -47,6 +48,8 @@ class World:
     refusal: Trouble | None = None
     away_at: str = ""
     done: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    untended: Trouble | None = None
 
     def _ask(self, what: str) -> None:
         self.done.append(what)
@@ -96,6 +99,7 @@ class World:
 
     async def event(self, target: Target, note: EventNote) -> None:
         self._ask("event")
+        self.told.append(note.reason)
 
     async def look_at_outbox(
         self, url: str, *, stuck_after_seconds: float, run_ids: Sequence[str]
@@ -108,7 +112,7 @@ class World:
 
     async def tend_history(self, url: str, tend: Tend) -> Trouble | None:
         self._ask("tend")
-        return None
+        return self.untended
 
     async def look(self, urls: BrokerUrls, **_: Any) -> BrokerView | Trouble:
         self._ask("broker")
@@ -215,7 +219,8 @@ def test_where_the_status_may_not_be_written_no_job_is_made() -> None:
 def test_a_calm_outbox_is_looked_at_without_asking_for_jobs_or_writing_anything() -> None:
     world = World(stored={"orders": body()})
     look = looking(world)
-    asyncio.run(look.look(world.stored["orders"], 0.0))
+    for _ in range(2):  # the second says that the history was tended
+        asyncio.run(look.look(world.stored["orders"], 0.0))
     world.done = []
     looked = asyncio.run(look.look(world.stored["orders"], 0.0))
     assert world.done == ["database", "broker"]
@@ -338,13 +343,38 @@ def test_an_object_whose_jobs_may_not_be_listed_says_so_and_starts_none() -> Non
     assert looked.again_seconds <= 60
 
 
-def test_the_history_is_tended_once_an_hour() -> None:
+def test_the_history_is_tended_once_an_hour_and_the_status_says_so_once_it_is_done() -> None:
     world, clock = World(stored={"orders": body()}), Clock()
     look = looking(world, clock=clock)
-    for minutes in (0, 1, 59, 61, 62):
+    looked = asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert "tendedAt" not in world.stored["orders"]["status"]
+    assert looked.again_seconds < 1
+    for minutes in (1, 59, 61, 62):
         clock.now = NOW + timedelta(minutes=minutes)
         asyncio.run(look.look(world.stored["orders"], 0.0))
     assert world.done.count("tend") == 2
+    assert world.stored["orders"]["status"]["tendedAt"] == instant(NOW + timedelta(minutes=61))
+
+
+def test_a_history_that_cannot_be_tended_is_told_and_tried_again_before_the_hour_is_over() -> None:
+    world, clock = World(stored={"orders": body()}), Clock()
+    world.untended = Trouble("Locked", "canceling statement due to lock timeout")
+    look = looking(world, clock=clock)
+    for seconds in (0, 1, 200, 301):
+        clock.now = NOW + timedelta(seconds=seconds)
+        asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert world.done.count("tend") == 2
+    told = condition(world.stored["orders"]["status"], "HistoryTended")
+    assert (told["status"], told["reason"]) == ("False", "Locked")
+    assert "tendedAt" not in world.stored["orders"]["status"]
+    assert condition(world.stored["orders"]["status"], "Ready")["status"] == "True"
+    assert world.told.count("Locked") == 1
+    world.untended = None
+    for seconds in (700, 701):
+        clock.now = NOW + timedelta(seconds=seconds)
+        asyncio.run(look.look(world.stored["orders"], 0.0))
+    assert world.stored["orders"]["status"]["tendedAt"] == instant(NOW + timedelta(seconds=700))
+    assert world.told[-1] == "HistoryTended"
 
 
 def test_an_alert_is_resolved_once_when_it_is_over_and_when_its_object_goes() -> None:

@@ -27,7 +27,7 @@ from outhaul_operator.domain.outbox import ALARMS, gone, plan, run_ids
 from outhaul_operator.outcomes import RunReport
 from outhaul_operator.plan import Plan, Tend
 from outhaul_operator.requests import ResendRun
-from outhaul_operator.snapshot import OutboxSnapshot, Trouble, WaitingRoute
+from outhaul_operator.snapshot import OutboxSnapshot, Tended, Trouble, WaitingRoute
 
 PARALLEL = replace(OUTBOX, resend=replace(OUTBOX.resend, max_parallel_jobs=3))
 FIRST = "outbox-0a1b2c3d-g1-r1-0"
@@ -333,8 +333,11 @@ def test_the_last_counts_stay_while_the_database_is_away() -> None:
 def test_history_is_tended_once_an_hour_and_not_while_nothing_can_be_written() -> None:
     first = plan(OUTBOX, outbox(), NOW)
     assert first.tend == Tend(component="outbox", keep_days=30)
-    assert plan(OUTBOX, outbox(status=first.status), after(3599)).tend is None
-    assert plan(OUTBOX, outbox(status=first.status), after(3600)).tend is not None
+    assert "tendedAt" not in first.status, "it is not done yet"
+    done = plan(OUTBOX, outbox(status=first.status, tended=Tended(NOW)), after(1))
+    assert done.tend is None
+    assert plan(OUTBOX, outbox(status=done.status), after(3599)).tend is None
+    assert plan(OUTBOX, outbox(status=done.status), after(3600)).tend is not None
     assert plan(OUTBOX, outbox(database=AWAY, broker=None), NOW).tend is None
     ahead = {**first.status, "tendedAt": "2031-01-01T00:00:00Z"}
     assert plan(OUTBOX, outbox(status=ahead), NOW).tend is not None

@@ -43,6 +43,7 @@ from outhaul_operator.snapshot import (
     OutboxSnapshot,
     RedriveSnapshot,
     ResendSnapshot,
+    Tended,
     Trouble,
     WaitingRoute,
 )
@@ -147,6 +148,7 @@ def outbox_looks(draw: Any) -> OutboxSnapshot:
         database=draw(databases(ROUND_JOBS)),
         broker=draw(BROKERS),
         slots_free=draw(st.integers(0, 4)),
+        tended=draw(st.sampled_from([None, Tended(NOW), Tended(after(-4000)), Tended(NOW, AWAY)])),
     )
 
 
@@ -155,7 +157,8 @@ def settled(first: Plan, again: Plan) -> None:
     assert again.status == first.status
     assert not again.events
     assert set(names(again)) <= set(names(first))
-    assert again.tend is None
+    # It is due until the history was tended, whatever was written.
+    assert again.tend == first.tend
 
 
 @UNHURRIED
@@ -212,6 +215,7 @@ def test_every_condition_is_given_at_every_look(look: OutboxSnapshot) -> None:
         "Routable",
         "Draining",
         "TopologyInSync",
+        "HistoryTended",
     ]
     for each in planned.status["conditions"]:
         assert each["reason"].isalnum()

@@ -4,7 +4,7 @@
    written even if it says nothing new: the guard is what tells that the object was seen as it is, and not as a stale
    cache had it.
 2. Jobs are made. 3. The ttl of Jobs whose result is in the status is set. 4. Events, alerts, gauges. 5. The history is
-   tended.
+   tended, and the look that follows at once says how that went.
 
 An API server that is away raises out of here, and the loop tries the whole look again.
 """
@@ -28,7 +28,7 @@ from outhaul_operator.plan import AlertChange, Plan, Tend
 from outhaul_operator.ports import Refused
 from outhaul_operator.seeing import Seeing
 from outhaul_operator.slots import Slots
-from outhaul_operator.snapshot import JobView, OutboxDatabase, OutboxSnapshot, Seen, Snapshot, Trouble
+from outhaul_operator.snapshot import JobView, OutboxDatabase, OutboxSnapshot, Seen, Snapshot, Tended, Trouble
 from outhaul_operator.specs import InboxSpec, OutboxSpec, RedriveSpec, ResendSpec, Target
 
 _REFRESH_SECONDS: Final = 300.0  # a watch that was interrupted may never tell that an object was deleted meanwhile
@@ -82,6 +82,7 @@ class Looking:
         self._known: dict[str, dict[str, bool]] = {}
         """Jobs that a watch told of, by their owner's uid: their names, and whether they are at work."""
         self._refused: dict[str, Trouble] = {}
+        self._tended: dict[str, Tended] = {}
         self._fired: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
         self._objects: set[str] = set()
         """The uids of those that were looked at and are not gone."""
@@ -111,6 +112,7 @@ class Looking:
         self._objects.discard(target.uid)
         self._slots.take(target.uid, 0)
         self._refused.pop(target.uid, None)
+        self._tended.pop(target.uid, None)
         self._known.pop(target.uid, None)
         self._metrics.forget(target.kind, target.namespace, target.name)
         self._tell_alerts(_KINDS[target.kind].domain.gone(target, body.get("status") or {}))
@@ -144,7 +146,12 @@ class Looking:
             self._hold_what_was_heard_of(target.uid)
             return blocked.plan(target, status, jobs, self._now())
         seen = Seen(
-            target=target, status=status, jobs=jobs or (), jobs_refused=self._refused.get(target.uid), slots_free=0
+            target=target,
+            status=status,
+            jobs=jobs or (),
+            jobs_refused=self._refused.get(target.uid),
+            slots_free=0,
+            tended=self._tended.get(target.uid),
         )
         if kind.jobs == "once" and once.is_final(status):
             self._slots.take(target.uid, 0)
@@ -217,6 +224,7 @@ class Looking:
         self._metrics.show(target.kind, target.namespace, target.name, plan.status, self._now())
         if plan.tend is not None:
             await self._tend(target, body, plan.tend)
+            again = min(again, _SOON_SECONDS)
         return Looked(again, news)
 
     async def _make_jobs(self, target: Target, plan: Plan) -> bool:
@@ -258,6 +266,7 @@ class Looking:
         assert isinstance(spec, OutboxSpec | InboxSpec)
         url = await self._seeing.database_url(target, spec.database)
         trouble = url if isinstance(url, Trouble) else await self._seeing.databases.tend_history(url, tend)
+        self._tended[target.uid] = Tended(self._now(), trouble)
         if trouble is not None:
             self._metrics.troubles.inc(part="history", reason=trouble.reason)
             _log.warning("the history was not tended: %s", trouble.message, extra={"object": str(target)})

@@ -35,8 +35,8 @@ _OVERDUE_SECONDS: Final = 600.0
 _ALERTS_SECONDS: Final = 0.3
 _CLOSE_SECONDS: Final = 0.2
 _OUTAGE_SECONDS: Final = 30.0
-# A look waits for its database, its broker, the history and about six requests to the API server.
-_LOOK_PARTS: Final = 10
+# A look waits for its database, its broker, the history (four times as long) and about six requests to the API server.
+_LOOK_PARTS: Final = 13
 _log = logging.getLogger("outhaul.operator")
 
 

@@ -135,13 +135,21 @@ class JobView:
     expires: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """When the history was tended by this process last, and what was in the way of it."""
+
+    at: datetime
+    trouble: Trouble | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What every snapshot has: the object, the status last written, its Jobs.
 
     ``jobs_refused`` says why the API server did not take the Job asked for last (a quota, an admission policy); None
     once it did. ``slots_free`` is how many more Jobs this operator may start now, over all its objects: the caller
-    reserves what the plan asks for before it awaits anything.
+    reserves what the plan asks for before it awaits anything. ``tended`` is what became of tending the history last.
     """
 
     target: Target
@@ -149,6 +157,7 @@ class Seen:
     jobs: tuple[JobView, ...] = ()
     jobs_refused: Trouble | None = None
     slots_free: int = 10
+    tended: Tended | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,8 @@ _FORGET_SECONDS: Final = 7200.0
 FULL_COUNT_SHARE: Final = 0.2
 """Of a look's time, for a count of every row: what takes longer would be a burden at every look."""
 MOST_COUNTED: Final = 100_000
+TEND_LOOKS: Final = 4.0
+"""Tending may take so many times as long as a look: once an hour, and a day's rows may be many."""
 LARGE_SECONDS: Final = 600.0
 """So long after a full count took too long, it is tried again."""
 
@@ -58,6 +60,12 @@ _FIRST: Final = _Queries(
 _BEGIN: Final[LiteralString] = """
 SELECT set_config('statement_timeout', %s, true),
        pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'"""
+# How many days ago, by its id, the oldest row of the history was recorded that found no partition of its day.
+_DAYS_IN_THE_NET: Final[LiteralString] = """
+SELECT (clock_timestamp() AT TIME ZONE 'UTC')::date
+       - (to_timestamp(('x' || left(replace(message_id::text, '-', ''), 12))::bit(48)::bigint / 1000.0)
+          AT TIME ZONE 'UTC')::date
+FROM outbox_sent_default ORDER BY message_id LIMIT 1"""
 _CLOCK: Final[LiteralString] = "SELECT clock_timestamp()"
 _log = logging.getLogger(__name__)
 _HISTORY: Final = {"outbox": "outbox_sent", "inbox": "inbox"}
@@ -76,7 +84,7 @@ class _Examined:
 
 
 class PostgresDatabases:
-    """`outhaul_operator.ports.Databases` over psycopg. Every call ends within ``timeout_seconds``.
+    """`outhaul_operator.ports.Databases` over psycopg. Every look ends within ``timeout_seconds``, tending within four.
 
     ``full_count_seconds``: a backlog that takes longer to count is counted as far as its first 100,000 rows.
     """
@@ -85,6 +93,8 @@ class PostgresDatabases:
         self._timeout_seconds = timeout_seconds
         self._full_count_seconds = full_count_seconds or timeout_seconds * FULL_COUNT_SHARE
         self._links = DatabaseLinks(timeout_seconds=timeout_seconds)
+        self._tend_seconds = TEND_LOOKS * timeout_seconds
+        self._tending = DatabaseLinks(timeout_seconds=self._tend_seconds, kept_a_server=0)
         self._examined: dict[tuple[str, str], _Examined] = {}
         self._large: dict[str, float] = {}
         # A database is examined only right after it has answered, so threads are rarely held up, and never for long.
@@ -94,6 +104,7 @@ class PostgresDatabases:
         """Close what is open."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._links.close()
+        await self._tending.close()
 
     async def look_at_outbox(
         self, url: str, *, stuck_after_seconds: float, run_ids: Sequence[str]
@@ -146,6 +157,7 @@ class PostgresDatabases:
         """Make partitions ahead, and of the outbox's history drop old ones. Unsent rows stand in another table.
 
         What an inbox remembers is its consumer's to forget: a consumer refuses what is older than its own retention.
+        What lies in the default partition goes a day at a time, so that each transaction is bounded and stays done.
         """
         settings = database_settings(url)
         if isinstance(settings, Trouble):
@@ -154,14 +166,21 @@ class PostgresDatabases:
         async def keep(conn: Connection) -> None:
             table = _HISTORY[tend.component]
             async with conn.transaction():
-                await _begin(conn, self._timeout_seconds)
+                await _begin(conn, self._tend_seconds)
                 await conn.execute(partitions.MAKE_PARTITIONS, (table, partitions.DAYS_AHEAD))
             if tend.keep_days is not None and tend.component == "outbox":
-                async with conn.transaction():
-                    await _begin(conn, self._timeout_seconds)
-                    await conn.execute(partitions.DROP_PARTITIONS, (table, tend.keep_days))
+                await self._prune(conn, table, tend.keep_days)
 
-        return await self._links.run(settings, keep)
+        return await self._tending.run(settings, keep)
+
+    async def _prune(self, conn: Connection, table: str, keep_days: int) -> None:
+        keep = -1
+        while keep != keep_days:
+            async with conn.transaction():
+                await _begin(conn, self._tend_seconds)
+                [[oldest]] = await _rows(conn, _DAYS_IN_THE_NET) or [(0,)]
+                keep = max(keep_days, oldest - 1)
+                await conn.execute(partitions.DROP_PARTITIONS, (table, keep))
 
     async def _count(
         self, conn: Connection, queries: _Queries, stuck_after_seconds: float, run_ids: Sequence[str]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from outhaul_operator.conditions import Condition, instant, instant_or_none, merge, transitions
+from outhaul_operator.conditions import Condition, instant, instant_or_none, merge, no, transitions, unknown, yes
 from outhaul_operator.domain import diagnosis
 from outhaul_operator.domain.alerting import (
     BROKER_UNREACHABLE,
@@ -30,6 +30,8 @@ RESEND_FAILING: Final = Alarm("OuthaulResendFailing", "warning")
 ALARMS: Final = (DATABASE_UNREACHABLE, BROKER_UNREACHABLE, STUCK, PARKED, ROUTE_HELD_BACK, RESEND_FAILING)
 
 TEND_SECONDS: Final = 3600.0
+TEND_AGAIN_SECONDS: Final = 300.0
+"""After it failed."""
 
 
 def plan(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> Plan:
@@ -45,17 +47,17 @@ def plan(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> Plan:
         diagnosis.routable_condition(database, broker),
         resending.draining,
         diagnosis.topology_condition(broker, declared=spec.topology is not None),
+        _history_tended(snapshot),
     )
+    # A history that grows is told apart from what keeps messages from being sent.
     ready = diagnosis.ready_condition(
-        parts, fine=_fine(database, resending.draining), harmless_unknown=frozenset({"Routable", "TopologyInSync"})
+        parts[:-1], fine=_fine(database, resending.draining), harmless_unknown=frozenset({"Routable", "TopologyInSync"})
     )
     earlier = before.get("conditions") or ()
     conditions = merge(earlier, (ready, *parts), at=now, generation=target.generation)
     tend = _tend(spec, snapshot, now)
     status = _status(snapshot, resending.round)
     status |= {"observedGeneration": target.generation, "conditions": conditions}
-    if tend is not None:
-        status["tendedAt"] = instant(now)
     alerts = _alerts(spec, snapshot, resending.round, conditions, now)
     status["alerts"] = noted(before, alerts, now)
     return Plan(
@@ -109,6 +111,8 @@ def _status(snapshot: OutboxSnapshot, this: Round | None) -> dict[str, Any]:
         status["senders"] = len(snapshot.database.senders)
         if counts.oldest_at is not None:
             status["oldestAt"] = instant(counts.oldest_at)
+    if snapshot.tended is not None and snapshot.tended.trouble is None:
+        status["tendedAt"] = instant(snapshot.tended.at)
     if this is not None:
         status["resend"] = this.document()
         if this.finished_at:
@@ -119,10 +123,22 @@ def _status(snapshot: OutboxSnapshot, this: Round | None) -> dict[str, Any]:
 def _tend(spec: OutboxSpec, snapshot: OutboxSnapshot, now: datetime) -> Tend | None:
     if diagnosis.database_condition(snapshot.database).is_false:
         return None
-    last = instant_or_none(snapshot.status.get("tendedAt"))
+    last, seconds = instant_or_none(snapshot.status.get("tendedAt")), TEND_SECONDS
+    if snapshot.tended is not None:
+        last, seconds = snapshot.tended.at, TEND_SECONDS if snapshot.tended.trouble is None else TEND_AGAIN_SECONDS
     # An instant far ahead was written by a clock that was wrong.
-    due = last is None or abs(now - last) >= timedelta(seconds=TEND_SECONDS)
+    due = last is None or abs(now - last) >= timedelta(seconds=seconds)
     return Tend(component="outbox", keep_days=spec.sent_days) if due else None
+
+
+def _history_tended(snapshot: OutboxSnapshot) -> Condition:
+    kind, tended = "HistoryTended", snapshot.tended
+    if tended is not None and tended.trouble is not None:
+        text = f"what was sent is neither pruned nor given its next partitions: {tended.trouble.message}"
+        return no(kind, tended.trouble.reason, text)
+    if tended is None and instant_or_none(snapshot.status.get("tendedAt")) is None:
+        return unknown(kind, "NotTendedYet", "the history was not tended yet")
+    return yes(kind, "Tended", "what was sent is pruned, and its next partitions are made")
 
 
 def _alerts(
