@@ -373,27 +373,6 @@ def test_pulumi_keeps_an_environment_of_its_own_out_of_the_repository() -> None:
     assert (ROOT / project["main"] / "__main__.py").exists()
 
 
-def test_what_the_network_lets_through_are_the_arrows_of_the_architecture_page() -> None:
-    """Each policy's rules as (to, from, port), against the table of the page."""
-    made = graph({"namespaces": {"monitoring": "monitoring"}})
-    allowed = set()
-    for policy in (each for each in made.objects() if each["kind"] == "NetworkPolicy"):
-        assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-        for rule in policy["spec"]["ingress"]:
-            for peer in rule["from"]:
-                for port in rule["ports"]:
-                    allowed.add((_peer(peer), policy["metadata"]["name"], str(port["port"])))
-    text = (ROOT / "docs/deployment-architecture.md").read_text()
-    rows = re.findall(r"^\| `([^`]+)` \| `(outhaul-(?:rabbitmq|postgres))` \| ([0-9, ]+) \|", text, re.MULTILINE)
-    assert allowed == {(who, whom, port) for who, whom, ports in rows for port in ports.split(", ")}
-
-
-def _peer(peer: Mapping[str, Any]) -> str:
-    if "namespaceSelector" in peer:
-        return str(peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"])
-    return str(peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"])
-
-
 def test_extra_configuration_may_be_numbers_and_truths() -> None:
     check_extra_config(
         {"heartbeat": 30, "management.load_definitions": False, "vm_memory_high_watermark.relative": 0.5}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from outhaul_infra.names import database, operator_role
+from outhaul_infra.names import LABEL_NAME, POSTGRES, RABBITMQ, database, operator_role
+from outhaul_infra.network import server_peer
 from outhaul_infra.rabbitmq_manifests import amqp_port, management_port
-from outhaul_infra.settings import EXTERNAL, StackSettings
+from outhaul_infra.settings import CLOUDNATIVE_PG, EXTERNAL, StackSettings
 
+_CLOUDNATIVE_PG_LABEL: Final = "cnpg.io/cluster"
 _FALLBACK_REPLICAS: Final = 2
 
 
@@ -50,6 +52,8 @@ def chart_values(settings: StackSettings, *, authority_secret: str | None, crede
             "caSecret": authority_secret or "" if keda.enabled else "",
         },
         "monitoring": {name: {"enabled": settings.chart.monitors} for name in ("podMonitor", "prometheusRule")},
+        # Nobody here runs `helm test`.
+        "tests": {"enabled": False},
         # Pods take URLs from Secrets at their start alone.
         "podAnnotations": {"outhaul.dev/credentials": credentials},
         "networkPolicies": _network(settings),
@@ -62,7 +66,6 @@ def chart_values(settings: StackSettings, *, authority_secret: str | None, crede
 
 def _network(settings: StackSettings) -> dict[str, Any]:
     tls = settings.tls.enabled
-    data = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespaces.data}}}
     broker: dict[str, Any] = {"ports": [amqp_port(tls=tls)], "managementPorts": [management_port(tls=tls)]}
     server: dict[str, Any] = {}
     if settings.rabbitmq.mode == EXTERNAL:
@@ -71,11 +74,12 @@ def _network(settings: StackSettings) -> dict[str, Any]:
         managed = int(managed_at) if managed_at.isdigit() else (443 if address.startswith("https") else 80)
         broker = {"ports": [settings.rabbitmq.port or amqp_port(tls=tls)], "managementPorts": [managed]}
     else:
-        broker["peers"] = [data]
+        broker["peers"] = [server_peer(settings, {LABEL_NAME: RABBITMQ})]
     if settings.postgres.mode == EXTERNAL:
         server["ports"] = [settings.postgres.port or 5432]
     else:
-        server["peers"] = [data]
+        by_operator = settings.postgres.mode == CLOUDNATIVE_PG
+        server["peers"] = [server_peer(settings, {_CLOUDNATIVE_PG_LABEL if by_operator else LABEL_NAME: POSTGRES})]
     return {"broker": broker, "database": server}
 
 
