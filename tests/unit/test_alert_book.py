@@ -226,3 +226,14 @@ def test_what_an_earlier_process_told_takes_no_more_room_than_there_is() -> None
     book = AlertBook(most_alerts=1)
     fire(book, now=0)
     assert not book.resolve("Other", {}, now=1, at=AT, fired_at=AT)
+
+
+def test_an_alert_names_its_runbook_and_one_of_somebody_elses_names_none() -> None:
+    book = AlertBook(group_wait_seconds=0)
+    fire(book, "OuthaulParked", now=0)
+    [alert] = due(book, 1).as_json()["alerts"]
+    assert alert["annotations"]["runbook_page"] == "docs/runbooks.md#outhaulparked"
+    book = AlertBook(group_wait_seconds=0)
+    fire(book, "PaymentsDown", now=0)
+    [alert] = due(book, 1).as_json()["alerts"]
+    assert "runbook_page" not in alert["annotations"]

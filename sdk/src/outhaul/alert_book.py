@@ -16,6 +16,8 @@ from outhaul.backoff import Backoff
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
+_OWN = "Outhaul"
+
 
 class Taken(Enum):
     """What became of a fire."""
@@ -47,7 +49,7 @@ class Alert:
         return {
             "status": "firing" if self.ends_at is None else "resolved",
             "labels": {"alertname": self.name, **self.labels},
-            "annotations": {**self.annotations, "occurrences": str(self.occurrences)},
+            "annotations": {**self.annotations, **_runbook(self.name), "occurrences": str(self.occurrences)},
             "startsAt": self.starts_at.isoformat(),
             "endsAt": self.ends_at.isoformat() if self.ends_at else "0001-01-01T00:00:00Z",  # Alertmanager's "not yet"
             "generatorURL": "",
@@ -221,6 +223,11 @@ class AlertBook:
 
 def _sooner(due_at: float | None, when: float) -> float:
     return when if due_at is None else min(due_at, when)
+
+
+def _runbook(name: str) -> dict[str, str]:
+    """Where these docs say what to do, as the Prometheus rules tell it; an alert of somebody else's has no page."""
+    return {"runbook_page": f"docs/runbooks.md#{name.lower()}"} if name.startswith(_OWN) else {}
 
 
 def _key(name: str, labels: Mapping[str, str]) -> Key:
