@@ -26,10 +26,20 @@ fi
 case $builder in
     docker) set -- build -- "$@" ;;
     podman) set -- build --layers -- "$@" ;;
-    # Without a user namespace or a registry at hand, as in a container: a base that is there is not asked for anew.
-    buildah) set -- build --layers --pull=never --isolation chroot -- "$@" ;;
+    # Without a user namespace or a registry at hand, as in a container: a base that is there is not asked for anew
+    # (which this says; `missing` is not known to older ones), and is fetched where it is not.
+    buildah) set -- build --layers --pull=false --isolation chroot -- "$@" ;;
     *) echo "make images: BUILDER=$builder is none of docker, podman, buildah" >&2; exit 2 ;;
 esac
+
+# What Kubernetes asks for as outhaul/order is docker.io/outhaul/order. To docker that is one name; the others would make it
+# localhost/outhaul/order, which they still look for first: it gets both, so that neither is an older image. And they have
+# to be told where the base comes from.
+prefixes=outhaul
+if [ "$builder" != docker ]; then
+    prefixes="outhaul docker.io/outhaul"
+    BASE_IMAGE=${BASE_IMAGE:-docker.io/library/python:3.13-slim}
+fi
 
 arguments=
 while [ "$1" != -- ]; do arguments="$arguments $1"; shift; done
@@ -47,7 +57,7 @@ for name; do
         operator) file=operator/Dockerfile ;;
         *) echo "make images: no image '$name': order, waybill or operator" >&2; exit 2 ;;
     esac
-    # shellcheck disable=SC2086 # words on purpose: none of them holds a space
+    # shellcheck disable=SC2046,SC2086 # words on purpose: none of them holds a space
     DOCKER_BUILDKIT=1 "$builder" $arguments --build-arg "REVISION=$revision" \
-        --tag "outhaul/$name:${TAG:-dev}" --file "$file" .
+        $(printf -- "--tag %s/$name:${TAG:-dev} " $prefixes) --file "$file" .
 done
