@@ -134,6 +134,8 @@ REFUSED = [
     ("Redrive", "filter.newerThan", "367d", DURATION),
     ("Redrive", "filter", {"olderThan": "2h", "newerThan": "1h"}, "make olderThan the shorter one"),
     ("Redrive", "filter", {"olderThan": "8d", "newerThan": "7d"}, "make olderThan the shorter one"),
+    ("Redrive", "filter", {"olderThan": "100h", "newerThan": "1d"}, "make olderThan the shorter one"),
+    ("Redrive", "filter", {"olderThan": "2d", "newerThan": "48h"}, "make olderThan the shorter one"),
     ("Redrive", "filter.reason", ["malformed"], 'unknown field "spec.filter.reason"'),
     ("Redrive", "limit", 0, "should be greater than or equal to 1"),
     ("Redrive", "limit", 100_001, "should be less than or equal to 100000"),

@@ -24,12 +24,21 @@ from operator_support import (
     run,
     target,
 )
+from outhaul.errors import ConfigurationError
 from outhaul.tools.letters import Filter
 from outhaul_operator.domain import once, redrive, resend
 from outhaul_operator.outcomes import RunReport
 from outhaul_operator.plan import Plan
 from outhaul_operator.requests import RedriveRun, ResendRun
-from outhaul_operator.snapshot import BrokerView, InboxDatabase, RedriveSnapshot, ResendSnapshot, Trouble, WaitingRoute
+from outhaul_operator.snapshot import (
+    BrokerView,
+    InboxDatabase,
+    RedriveSnapshot,
+    ResendSnapshot,
+    Seen,
+    Trouble,
+    WaitingRoute,
+)
 from outhaul_operator.specs import RedriveSpec, ResendSpec
 
 PARKED = ResendSpec(outbox="orders", parked=True)
@@ -285,3 +294,26 @@ def test_letters_can_be_discarded_although_the_queue_they_came_from_is_gone() ->
 def test_a_slow_redrive_is_given_the_time_it_needs() -> None:
     [request] = redrive.plan(replace(REDRIVE, limit=10_000, rate_per_second=1), letters(), NOW).jobs
     assert request.deadline_seconds >= 10_000
+
+
+ODD = ConfigurationError("spec.filter.olderThan", "100h", "nothing is older than that and newer than 1d")
+
+
+def test_a_spec_that_cannot_be_read_nor_changed_has_failed_and_says_to_create_another() -> None:
+    told = once.by_spec(Seen(target=target("Redrive", name="back")), ODD, NOW)
+    assert told.status["phase"] == "Failed"
+    assert "create another" in told.status["message"]
+    assert condition(told, "Failed")["reason"] == "InvalidSpec"
+    assert reasons(told) == ["Failed"]
+    again = once.by_spec(Seen(target=target("Redrive", name="back"), status=told.status), ODD, after(9))
+    assert again.status == told.status
+    assert not again.events
+
+
+def test_a_spec_that_cannot_be_read_any_more_takes_nothing_from_what_was_decided_before() -> None:
+    done = ended(sent=5)
+    assert once.by_spec(asked(status=done.status), ODD, after(9)).status == done.status
+    running = once.by_spec(asked(status=begun().status), ODD, after(9))
+    assert running.status["phase"] == "Running"
+    assert condition(running, "Progressing")["reason"] == "InvalidSpec"
+    assert not running.jobs

@@ -22,7 +22,7 @@ from operator_support import (
     target,
 )
 from outhaul.errors import ConfigurationError
-from outhaul_operator.domain import invalid
+from outhaul_operator.domain import blocked
 from outhaul_operator.domain.outbox import ALARMS, gone, plan, run_ids
 from outhaul_operator.outcomes import RunReport
 from outhaul_operator.plan import Plan, Tend
@@ -398,12 +398,12 @@ def test_an_alert_that_was_on_before_a_restart_is_still_known_to_have_been_on() 
 def test_a_spec_that_cannot_be_read_is_told_once_and_changes_nothing_else() -> None:
     before = plan(OUTBOX, outbox(3), NOW).status
     error = ConfigurationError("spec.stuckAfter", "1s", "must be from 1m to 10000d")
-    told = invalid.plan(target(generation=2), before, error, after(5))
+    told = blocked.by_spec(target(generation=2), before, error, after(5))
     assert condition(told, "Ready")["reason"] == "InvalidSpec"
     assert "spec.stuckAfter='1s'" in condition(told, "Ready")["message"]
     assert told.status["pending"] == 3
     assert told.status["observedGeneration"] == 2
     assert reasons(told) == ["InvalidSpec"]
-    again = invalid.plan(target(generation=2), told.status, error, after(9))
+    again = blocked.by_spec(target(generation=2), told.status, error, after(9))
     assert again.status == told.status
     assert not again.events

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from outhaul.alerts import Alerter
 from outhaul.errors import ConfigurationError, OuthaulError
-from outhaul_operator.domain import blocked, inbox, invalid, once, outbox, redrive, resend
+from outhaul_operator.domain import blocked, inbox, once, outbox, redrive, resend
 from outhaul_operator.jobs import FINISHED_TTL_SECONDS, JobSettings, manifest
 from outhaul_operator.loop import Body, Looked
 from outhaul_operator.metrics import OperatorMetrics
@@ -140,7 +140,9 @@ class Looking:
             spec: Any = kind.spec.from_body(body)
         except ConfigurationError as error:
             self._hold_what_was_heard_of(target.uid)
-            return invalid.plan(target, status, error, self._now())
+            if kind.jobs == "once":
+                return once.by_spec(Seen(target=target, status=status), error, self._now())
+            return blocked.by_spec(target, status, error, self._now())
         jobs = await self._jobs(kind, target, status)
         if isinstance(jobs, Trouble):
             self._hold_what_was_heard_of(target.uid)

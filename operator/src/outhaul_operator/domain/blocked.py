@@ -1,11 +1,13 @@
-"""An object about which nothing can be decided now: nothing is done, and its status says why."""
+"""An object about which nothing can be decided: nothing is done, and its status says why."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from outhaul.errors import ConfigurationError
 from outhaul_operator.conditions import merge, no, transitions
 from outhaul_operator.plan import Plan
 from outhaul_operator.snapshot import Trouble
@@ -25,3 +27,10 @@ def plan(target: Target, status: Mapping[str, Any], trouble: Trouble, now: datet
         events=transitions(before, (ready,)),
         look_again_seconds=_AGAIN_SECONDS,
     )
+
+
+def by_spec(target: Target, status: Mapping[str, Any], error: ConfigurationError, now: datetime) -> Plan:
+    """Its spec cannot be read: it is looked at again when that changes. Jobs that run already end by themselves."""
+    words = f"{error}. Correct the field; nothing is done for this object until then."
+    planned = plan(target, status, Trouble("InvalidSpec", words, hopeless=True), now)
+    return replace(planned, look_again_seconds=None)

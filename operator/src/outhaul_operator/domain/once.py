@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from outhaul.database import runs as records
 from outhaul.database.runs import Run
+from outhaul.errors import ConfigurationError
 from outhaul_operator.conditions import Condition, instant, merge, no, shortened, transitions, unknown, yes
 from outhaul_operator.jobs import job_name
 from outhaul_operator.plan import EventNote, JobRequest, Plan
@@ -52,6 +53,20 @@ def is_final(status: Mapping[str, Any]) -> bool:
 def settled(seen: Seen) -> Plan:
     """What is left to do once it is final."""
     return Plan(status=seen.status, expire=_finished(seen), look_again_seconds=_HOUR)
+
+
+def by_spec(seen: Seen, error: ConfigurationError, now: datetime) -> Plan:
+    """Its spec cannot be read, and can never be changed: it has failed, unless it was decided about already."""
+    if is_final(seen.status):
+        return settled(seen)
+    words = (
+        f"{error}. The spec of a {seen.target.kind} cannot be changed: create another, with that field as it must be."
+    )
+    if "job" in seen.status:
+        name = _name(seen.target, seen.status)
+        words = f"what becomes of Job {name} is not followed any more: {words}"
+        return _go_on(seen, name, str(seen.status.get("progress", "")), no("Progressing", "InvalidSpec", words), now)
+    return _failed(seen, {"progress": "", "finishedAt": instant(now)}, "InvalidSpec", words, now, note=words)
 
 
 def plan(seen: Seen, errand: Errand, runs: Mapping[str, Run] | None, now: datetime) -> Plan:
@@ -132,25 +147,33 @@ def _end(seen: Seen, errand: Errand, name: str, view: JobView | None, run: Run |
     words = shortened(words or (run.detail if run is not None else "") or "")
     reason = (result.reason if result is not None else "") or (view.reason if view is not None else "")
     told = errand.told(counts)
-    phase = "Failed" if failed else "Succeeded"
-    status: dict[str, Any] = {"phase": phase, "job": name, "progress": told, "counts": counts}
-    status |= {"finishedAt": instant(now), "message": words}
+    status: dict[str, Any] = {"job": name, "progress": told, "counts": counts, "finishedAt": instant(now)}
     if failed:
         words = words or f"its Job failed without a word; see `kubectl describe job {name}` and its pod's log"
-        status["message"] = words
-        conditions = (
-            no("Progressing", "Failed", words),
-            no("Complete", "Failed", words),
-            yes("Failed", reason or "JobFailed", words),
-        )
-        note = EventNote("Warning", "Failed", f"{told}; {words}" if told else words)
-    else:
-        conditions = (
-            no("Progressing", "Complete", told),
-            yes("Complete", reason or "Done", f"{told}; {words}" if words else told),
-            no("Failed", "Complete", told),
-        )
-        note = EventNote("Normal", "Succeeded", f"{told}; {words}" if words else told)
+        return _failed(seen, status, reason or "JobFailed", words, now, note=f"{told}; {words}" if told else words)
+    conditions = (
+        no("Progressing", "Complete", told),
+        yes("Complete", reason or "Done", f"{told}; {words}" if words else told),
+        no("Failed", "Complete", told),
+    )
+    note = EventNote("Normal", "Succeeded", f"{told}; {words}" if words else told)
+    status |= {"phase": "Succeeded", "message": words}
+    return _over(seen, status, conditions, note, now)
+
+
+def _failed(seen: Seen, status: Mapping[str, Any], reason: str, words: str, now: datetime, *, note: str) -> Plan:
+    conditions = (
+        no("Progressing", "Failed", words),
+        no("Complete", "Failed", words),
+        yes("Failed", reason, words),
+    )
+    status = {**status, "phase": "Failed", "message": shortened(words)}
+    return _over(seen, status, conditions, EventNote("Warning", "Failed", note), now)
+
+
+def _over(
+    seen: Seen, status: Mapping[str, Any], conditions: tuple[Condition, ...], note: EventNote, now: datetime
+) -> Plan:
     expire = _finished(seen)
     return _planned(seen, status, conditions, now, events=(note,), expire=expire, look_again_seconds=_HOUR, told=False)
 
