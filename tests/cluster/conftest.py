@@ -192,7 +192,7 @@ def stage(
 def make_local_operator(kube: Kube, servers: Servers, tmp_path: Path) -> Iterator[MakeLocalOperator]:
     """Starts an operator on this machine for a namespace; ended after the test."""
     if not servers.direct:
-        pytest.skip("this machine does not reach the cluster's addresses, which the operator's Jobs are given")
+        missing("a way from this machine to the cluster's addresses, which the operator's Jobs are given")
     made: list[LocalOperator] = []
     with contextlib.ExitStack() as proxies:
 

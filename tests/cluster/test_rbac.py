@@ -20,6 +20,7 @@ from cluster.api_proxy import ApiProxy
 from cluster.kube import Kube, KubectlFailed
 from cluster.operators import LocalOperator
 from cluster.stage import Stage
+from conftest import missing
 from support import poll
 
 _PATH = re.compile(
@@ -104,7 +105,7 @@ def proxy(kube: Kube, namespace: str, role: Document) -> Iterator[RecordingProxy
 @pytest.fixture
 def operator(lone_stage: Stage, proxy: RecordingProxy, tmp_path: Path) -> Iterator[LocalOperator]:
     if not lone_stage.servers.direct:
-        pytest.skip("this machine does not reach the cluster's addresses, which the operator's Jobs are given")
+        missing("a way from this machine to the cluster's addresses, which the operator's Jobs are given")
     account = {"OUTHAUL_OPERATOR_JOB_SERVICE_ACCOUNT": "outhaul-job"}
     made = LocalOperator(lone_stage.namespace, tmp_path, proxy, account)
     made.start()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import httpx
-import pytest
 
 from cluster.operators import install
 from cluster.stage import EXCHANGE, QUEUE, ROUTING_KEY, SECONDS, Stage
+from conftest import missing
 from letter_support import connected
 from support import poll
 
@@ -18,7 +18,7 @@ ORDER = {"customer": "north", "lines": [{"sku": "kettle", "quantity": 1, "unit_p
 def test_what_a_function_recorded_is_sent_after_it_was_killed_and_scaled_to_zero(lone_stage: Stage) -> None:
     kube, namespace = lone_stage.kube, lone_stage.namespace
     if not lone_stage.servers.direct:
-        pytest.skip("this machine does not reach the cluster's addresses")
+        missing("a way from this machine to the cluster's addresses")
     for name, entries in {
         "order-database": {"url": lone_stage.order},
         "order-broker": lone_stage.broker_entries(),
