@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chart_support import render
 from operator_support import OUTBOX, UID, UNHURRIED, target
+from outhaul.errors import ConfigurationError
+from outhaul_operator.config import OperatorConfig
 from outhaul_operator.jobs import JobSettings, job_name, manifest
 from outhaul_operator.plan import JobRequest
 from outhaul_operator.requests import RedriveRun, ResendRun
@@ -132,13 +135,30 @@ def test_the_operators_own_configuration_reaches_every_job() -> None:
         image="i",
         service_account="s",
         image_pull_policy="Never",
-        image_pull_secrets=("registry",),
         environment={"OUTHAUL_LOG_LEVEL": "debug"},
     )
     job = made(settings=settings)
     assert environment(job)["OUTHAUL_LOG_LEVEL"] == "debug"
     assert container(job)["imagePullPolicy"] == "Never"
-    assert pod(job)["imagePullSecrets"] == [{"name": "registry"}]
+
+
+@pytest.mark.needs("helm")
+def test_the_charts_pull_policy_reaches_the_jobs() -> None:
+    documents = render({"images": {"pullPolicy": "Always", "pullSecrets": ["registry"]}})
+    [operator] = [
+        each for each in documents if each["kind"] == "Deployment" and each["metadata"]["name"] == "outhaul-operator"
+    ]
+    told = {each["name"]: each.get("value") for each in pod({"spec": operator["spec"]})["containers"][0]["env"]}
+    config = OperatorConfig.from_environment(
+        {"OUTHAUL_OPERATOR_JOB_IMAGE_PULL_POLICY": str(told["OUTHAUL_OPERATOR_JOB_IMAGE_PULL_POLICY"])}
+    )
+    assert config.job_image_pull_policy == "Always"
+    with pytest.raises(ConfigurationError, match="write one of: Always, IfNotPresent, Never"):
+        OperatorConfig.from_environment({"OUTHAUL_OPERATOR_JOB_IMAGE_PULL_POLICY": "always"})
+    [account] = [
+        each for each in documents if each["kind"] == "ServiceAccount" and each["metadata"]["name"] == "outhaul-job"
+    ]
+    assert account["imagePullSecrets"] == [{"name": "registry"}]
 
 
 def test_a_job_has_requests_and_a_bound_on_memory() -> None:

@@ -13,6 +13,8 @@ from outhaul.logs import FORMATS, LEVELS
 from outhaul_operator.specs import SecretRef
 
 HTTP_PORT = 8082
+# https://kubernetes.io/docs/concepts/containers/images/#image-pull-policy
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _ENTRY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
@@ -32,6 +34,7 @@ class OperatorConfig:
     namespaces: tuple[str, ...]
     image: str
     job_service_account: str
+    job_image_pull_policy: str
     job_broker_authority: SecretRef | None
     job_database_authority: SecretRef | None
     max_jobs: int
@@ -59,6 +62,7 @@ class OperatorConfig:
             job_service_account=_matching(
                 env, "OUTHAUL_OPERATOR_JOB_SERVICE_ACCOUNT", _DNS_SUBDOMAIN, "write the name of a ServiceAccount"
             ),
+            job_image_pull_policy=env.text("OUTHAUL_OPERATOR_JOB_IMAGE_PULL_POLICY", choices=PULL_POLICIES),
             job_broker_authority=_entry(env, "OUTHAUL_OPERATOR_JOB_BROKER_AUTHORITY"),
             job_database_authority=_entry(env, "OUTHAUL_OPERATOR_JOB_DATABASE_AUTHORITY"),
             max_jobs=env.integer("OUTHAUL_OPERATOR_MAX_JOBS", least=1, most=1000),

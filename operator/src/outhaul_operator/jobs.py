@@ -33,14 +33,13 @@ _RESOURCES = {"requests": {"cpu": "50m", "memory": "96Mi"}, "limits": {"memory":
 class JobSettings:
     """What the operator's own configuration says of every Job. ``environment`` holds no secrets.
 
-    The authorities are certificates that Jobs trust, in Secrets of the namespace they run in.
+    The authorities are certificates that Jobs trust, in Secrets of the namespace they run in. Secrets to pull the image
+    with are the ServiceAccount's.
     """
 
     image: str
     service_account: str
     image_pull_policy: str = "IfNotPresent"
-    image_pull_secrets: tuple[str, ...] = ()
-    resources: Mapping[str, Any] = field(default_factory=lambda: _RESOURCES)
     environment: Mapping[str, str] = field(default_factory=dict)
     broker_authority: SecretRef | None = None
     database_authority: SecretRef | None = None
@@ -109,7 +108,7 @@ def _failure_rules() -> list[dict[str, Any]]:
 
 
 def _pod(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
-    spec: dict[str, Any] = {
+    return {
         # podFailurePolicy takes no other.
         "restartPolicy": "Never",
         "serviceAccountName": settings.service_account,
@@ -128,9 +127,6 @@ def _pod(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
             *({"name": name, "secret": {"secretName": ref.name}} for name, ref in _authorities(settings).items()),
         ],
     }
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    return spec
 
 
 def _container(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
@@ -140,7 +136,7 @@ def _container(request: JobRequest, settings: JobSettings) -> dict[str, Any]:
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-P", "-m", "outhaul_operator.work", request.run.command],
         "env": _environment(request, settings),
-        "resources": dict(settings.resources),
+        "resources": _RESOURCES,
         "terminationMessagePath": outcomes.TERMINATION_FILE,
         "terminationMessagePolicy": "File",
         "securityContext": {

@@ -106,6 +106,7 @@ class _Operator:
             Seeing(cluster, databases, brokers, timeout_seconds=seconds),
             job_settings=JobSettings(
                 image=config.image,
+                image_pull_policy=config.job_image_pull_policy,
                 service_account=config.job_service_account,
                 broker_authority=config.job_broker_authority,
                 database_authority=config.job_database_authority,

@@ -184,6 +184,13 @@ SETTINGS: tuple[Setting, ...] = (
         "operator",
     ),
     Setting(
+        "OUTHAUL_OPERATOR_JOB_IMAGE_PULL_POLICY",
+        "Always, IfNotPresent or Never",
+        "IfNotPresent",
+        "when a Job's image is pulled",
+        "operator",
+    ),
+    Setting(
         "OUTHAUL_OPERATOR_JOB_BROKER_AUTHORITY",
         "secret/entry",
         None,
