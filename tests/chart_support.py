@@ -15,6 +15,55 @@ KEDA = "keda.sh/v1alpha1"
 POD_MONITOR = "monitoring.coreos.com/v1/PodMonitor"
 PROMETHEUS_RULE = "monitoring.coreos.com/v1/PrometheusRule"
 Document = dict[str, Any]
+EVERY_API = (KEDA, POD_MONITOR, PROMETHEUS_RULE)
+TLS = {
+    part: {"caSecret": {"name": f"{part}-ca", "key": "ca.crt"}, "clientSecret": f"{part}-tls"}
+    for part in ("broker", "database")
+}
+OPERATOR_ALONE = {
+    "functions": {"enabled": False},
+    "schema": {"enabled": False},
+    "topology": {"enabled": False},
+    "keda": {"enabled": False},
+}
+MATRIX: Mapping[str, Document] = {
+    "defaults": {},
+    "everything": {
+        "keda": {"enabled": True, "caSecret": "broker-ca"},
+        "monitoring": {"podMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+        "alerts": {"webhookUrl": "http://alerts:9093/hook"},
+        "functions": {"order": {"autoscaling": {"enabled": True}}},
+        "tls": TLS,
+        "images": {"registry": "registry.example.com/team", "pullSecrets": ["registry"], "pullPolicy": "Always"},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "priorityClassName": "high",
+        "podAnnotations": {"team": "shop"},
+    },
+    "operator alone": OPERATOR_ALONE,
+    "functions alone": {"operator": {"enabled": False}},
+    "order alone": {"functions": {"waybill": {"enabled": False}}},
+    "waybill alone": {"functions": {"order": {"enabled": False}}},
+    "cluster-wide": {"operator": {"clusterWide": True}},
+    "three namespaces": {"operator": {"namespaces": ["shop", "b", "c"]}},
+    "a digest": {"images": {"order": {"digest": "sha256:" + "a" * 64}}},
+    "the platform's user": {"security": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
+    "a webhook in a Secret": {"alerts": {"webhookSecret": {"name": "hook"}}},
+    "no grants": {"schema": {"order": {"functionRole": "", "operatorRole": ""}}},
+    "nothing beside": {
+        "networkPolicies": {"enabled": False},
+        "monitoring": {"dashboard": {"enabled": False}},
+        "tests": {"enabled": False},
+        "crds": {"install": False},
+        "topology": {"schedule": ""},
+    },
+    "closed to the world": {
+        "networkPolicies": {
+            part: {"peers": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": part}}}]}
+            for part in ("dns", "database", "broker", "webhook", "clients", "metrics")
+        }
+    },
+}
 
 
 class HelmRefused(AssertionError):

@@ -1,4 +1,4 @@
-"""What the chart refuses, and the arrows that its network policies draw."""
+"""What the chart refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart_support import CHART, KEDA, Document, HelmRefused, nested, of_kind, render
+from chart_support import CHART, Document, HelmRefused, nested, render
 
 pytestmark = pytest.mark.needs("helm")
 ON = {"keda": {"enabled": True}}
@@ -136,102 +136,3 @@ def test_every_value_is_described_by_the_schema_and_the_other_way_round() -> Non
                 compare(value, known[name], f"{path}.{name}")
 
     compare(values, schema, "")
-
-
-Arrow = tuple[str, str]
-
-
-def arrows(documents: list[Document]) -> dict[str, dict[str, set[Arrow]]]:
-    """Each policy as data: who may come in, and what may be gone out to, as (peer, port)."""
-    found: dict[str, dict[str, set[Arrow]]] = {}
-    for name, policy in of_kind(documents, "NetworkPolicy").items():
-        spec = policy["spec"]
-        assert spec["policyTypes"] == ["Ingress", "Egress"]
-        found[name.removeprefix("outhaul-")] = {
-            direction: {
-                (peer_name(peer), f"{port['protocol']} {port['port']}")
-                for rule in spec.get(direction, ())
-                for peer in rule.get(side, [None])
-                for port in rule["ports"]
-            }
-            for direction, side in (("ingress", "from"), ("egress", "to"))
-        }
-    return found
-
-
-def peer_name(peer: Document | None) -> str:
-    if peer is None:
-        return "anybody"
-    selector = peer.get("namespaceSelector") or peer["podSelector"]
-    labels = selector["matchLabels"]
-    return str(labels.get("kubernetes.io/metadata.name") or labels.get("app.kubernetes.io/component", "outhaul"))
-
-
-def to(part: str, *ports: int) -> set[Arrow]:
-    return {(part, f"TCP {port}") for port in ports}
-
-
-DNS = {("dns", f"{protocol} {port}") for protocol in ("UDP", "TCP") for port in (53, 5353)}
-DATABASE = to("database", 5432)
-BROKER = to("broker", 5671, 5672)
-MANAGEMENT = to("broker", 15671, 15672)
-WEBHOOK = to("webhook", 80, 443, 8080, 9093)
-API = to("anybody", 443, 6443)
-
-
-def test_the_policies_draw_exactly_the_arrows_that_are_needed() -> None:
-    parts = ("dns", "database", "broker", "webhook", "clients", "metrics")
-    peers = {
-        part: {"peers": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": part}}}]}
-        for part in parts
-    }
-    documents = render({"networkPolicies": peers, "alerts": {"webhookUrl": "http://alerts"}})
-    assert arrows(documents) == {
-        "order": {
-            "ingress": to("clients", 8080) | to("metrics", 8080) | to("test", 8080),
-            "egress": DNS | DATABASE | BROKER | WEBHOOK,
-        },
-        "waybill": {
-            "ingress": to("clients", 8081) | to("metrics", 8081) | to("test", 8081),
-            "egress": DNS | DATABASE | BROKER | WEBHOOK,
-        },
-        "operator": {
-            "ingress": to("metrics", 8082) | to("test", 8082),
-            "egress": DNS | DATABASE | BROKER | MANAGEMENT | API | WEBHOOK,
-        },
-        "job": {"ingress": set(), "egress": DNS | DATABASE | BROKER | WEBHOOK},
-        "schema-order": {"ingress": set(), "egress": DNS | DATABASE},
-        "schema-waybill": {"ingress": set(), "egress": DNS | DATABASE},
-        "topology": {"ingress": set(), "egress": DNS | BROKER | MANAGEMENT},
-        "test": {"ingress": set(), "egress": DNS | to("outhaul", 8080, 8081, 8082)},
-    }
-
-
-def test_without_peers_the_ports_alone_bound_the_arrows() -> None:
-    found = arrows(render())
-    assert found["order"]["ingress"] == to("anybody", 8080)
-    assert found["waybill"]["egress"] >= to("anybody", 5432, 5671, 5672)
-    assert not found["order"]["egress"] & to("anybody", 443, 9093), "no webhook is set"
-
-
-def test_every_pod_of_the_release_is_under_a_policy() -> None:
-    documents = render(apis=(KEDA,))
-    selectors = [each["spec"]["podSelector"]["matchLabels"] for each in of_kind(documents, "NetworkPolicy").values()]
-    pods = [
-        each["spec"].get("jobTemplate", each)["spec"]["template"]["metadata"]["labels"]
-        for each in documents
-        if each["kind"] in {"Deployment", "Job", "CronJob"}
-    ]
-    pods += [each["metadata"]["labels"] for each in documents if each["kind"] == "Pod"]
-    assert len(pods) == 8
-    for labels in pods:
-        assert len([selector for selector in selectors if selector.items() <= labels.items()]) == 1, labels
-
-
-def test_the_operators_jobs_are_under_a_policy_wherever_it_watches() -> None:
-    documents = render({"operator": {"namespaces": ["b", "c"]}})
-    jobs = [each for each in documents if each["kind"] == "NetworkPolicy" and each["metadata"]["name"].endswith("-job")]
-    assert [each["metadata"]["namespace"] for each in jobs] == ["b", "c"]
-    assert {str(each["spec"]["podSelector"]["matchLabels"]) for each in jobs} == {
-        str({"app.kubernetes.io/managed-by": "outhaul-operator"})
-    }

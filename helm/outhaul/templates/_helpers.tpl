@@ -3,9 +3,9 @@
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
 {{- else if contains "outhaul" .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 36 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-outhaul" (.Release.Name | trunc 32 | trimSuffix "-") -}}
+{{- printf "%s-outhaul" (.Release.Name | trunc 28 | trimSuffix "-") -}}
 {{- end -}}
 {{- end -}}
 
@@ -272,4 +272,24 @@ topologySpreadConstraints:
 {{/* "true" when alerts are posted somewhere. */}}
 {{- define "outhaul.alertsOn" -}}
 {{- if or .Values.alerts.webhookUrl .Values.alerts.webhookSecret.name -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" when no waybill function may run, as long as nothing waits. */}}
+{{- define "outhaul.waybillRests" -}}
+{{- if and (include "outhaul.kedaOn" .) (eq (int .Values.keda.minReplicas) 0) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whom `helm test` asks: a JSON list of {name, port: the Service's, listens: the pod's}. */}}
+{{- define "outhaul.asked" -}}
+{{- $asked := list -}}
+{{- if include "outhaul.orderOn" . -}}
+{{- $asked = append $asked (dict "name" "order" "port" .Values.functions.order.service.port "listens" 8080) -}}
+{{- end -}}
+{{- if and (include "outhaul.waybillOn" .) (not (include "outhaul.waybillRests" .)) -}}
+{{- $asked = append $asked (dict "name" "waybill" "port" .Values.functions.waybill.service.port "listens" 8081) -}}
+{{- end -}}
+{{- if .Values.operator.enabled -}}
+{{- $asked = append $asked (dict "name" "operator" "port" 8082 "listens" 8082) -}}
+{{- end -}}
+{{- $asked | toJson -}}
 {{- end -}}
