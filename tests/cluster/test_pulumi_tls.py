@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import ssl
 from collections.abc import Iterator
@@ -16,15 +15,23 @@ import trustme
 
 from cluster.in_cluster import Servers
 from cluster.kube import Kube
+from cluster.operators import TAG
 from cluster.pulumi_stage import SMALL, PulumiStage, ways_to
+from cluster.pulumi_system import all_is_well, install, place, uninstall, waybills
+from conftest import missing
 from infra_graph import passwords
 from outhaul.settings import BrokerSettings
+from outhaul_infra.manifests import secret
 from support import poll
 
 pytestmark = pytest.mark.timeout(900)
 HOSTS = ("outhaul-rabbitmq", "outhaul-postgres")
 WRITTEN = SMALL | {
     "rabbitmq": SMALL["rabbitmq"] | {"replicas": 1},
+    "images": {"tag": TAG},
+    "order": {"replicas": 1, "poolSize": 4},
+    "waybill": {"minReplicas": 0, "maxReplicas": 2, "poolSize": 4},
+    "chart": {"values": {"keda": {"pollingInterval": 2, "cooldownPeriod": 30, "scaleDownStabilizationSeconds": 0}}},
     "tls": {
         "enabled": True,
         "certificates": "secrets",
@@ -42,16 +49,21 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(kube: Kube, authority: Path) -> Iterator[PulumiStage]:
-    """One RabbitMQ node and PostgreSQL, both with certificates from Secrets."""
+def stage(kube: Kube, crds: None, authority: Path) -> Iterator[PulumiStage]:
+    """One RabbitMQ node and PostgreSQL, both with certificates from Secrets, and all that calls them."""
+    if kube.path("/apis/keda.sh/v1alpha1") is None:
+        missing("KEDA")
     made = PulumiStage(kube, WRITTEN)
     try:
         made.graph = made.plan()
         kube.apply(*(each for each in made.graph.objects() if each["kind"] == "Namespace"))
         issue(kube, made.data, authority)
+        kube.apply(secret("authority", made.app, {"ca.crt": authority.read_text()}))
         made.up()
         made.ready()
+        install(made)
         yield made
+        uninstall(made)
     finally:
         made.down()
 
@@ -67,14 +79,7 @@ def issue(kube: Kube, namespace: str, authority: Path) -> None:
             "tls.key": issued.private_key_pem.bytes(),
             "ca.crt": signer.cert_pem.bytes(),
         }
-        kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": f"{host}-tls", "namespace": namespace},
-                "data": {key: base64.b64encode(value).decode() for key, value in entries.items()},
-            }
-        )
+        kube.apply(secret(f"{host}-tls", namespace, {key: value.decode() for key, value in entries.items()}))
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +128,32 @@ def test_sql_is_served_by_tls_alone(stage: PulumiStage, ways: Servers, authority
         psycopg.connect(url, sslmode="disable")
     with pytest.raises(psycopg.OperationalError, match="does not match host name"):
         psycopg.connect(verified.replace(host, "another.svc"))
+
+
+def _without_consumer(stage: PulumiStage) -> bool:
+    found = stage.kube.read("deployments", stage.app, "outhaul-waybill")
+    assert found is not None
+    return bool(found["spec"]["replicas"] == 0)
+
+
+def test_orders_become_waybills_by_tls_alone_with_consumers_that_keda_brings(stage: PulumiStage, ways: Servers) -> None:
+    """KEDA learns of them by the management API, whose certificate it verifies by the authority it is given."""
+    poll(lambda: _without_consumer(stage), seconds=420, what="no consumer")
+    placed = place(stage, ways, 50)
+    poll(lambda: waybills(stage) == placed, seconds=300, what="50 waybills")
+    clients = json.loads(stage.rabbitmqctl("--quiet", "list_connections", "user", "ssl", "--formatter", "json"))
+    assert {"outhaul-order", "outhaul-waybill"} <= {each["user"] for each in clients if each["ssl"]}
+    assert [each for each in clients if not each["ssl"]] == []
+    seen = stage.psql(
+        "SELECT DISTINCT usename, ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE client_addr IS NOT NULL"
+    )
+    assert {"outhaul_order|t", "outhaul_waybill|t"} <= set(seen.split())
+    assert "|f" not in seen
+
+
+def test_the_operator_finds_all_well_by_tls(stage: PulumiStage) -> None:
+    """It asks both databases, AMQP and the management API, and compares the topology that the Job declared."""
+    poll(lambda: all_is_well(stage), seconds=300, what="Outbox and Inbox to be Ready")
 
 
 def test_a_renewed_certificate_is_used_without_a_restart(
