@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -56,6 +57,14 @@ def test_every_queue_has_a_member_on_each_node(stage: PulumiStage, ways: Servers
     assert {len(queue["members"]) for queue in queues} == {3}
 
 
+def _amqp_url(stage: PulumiStage, ways: Servers, secret: str) -> str:
+    """By the identity of that Secret; KEDA's is made for the management API, and has the same password there."""
+    if secret != "keda-broker":
+        return stage.url(secret, "url", ways)
+    host, port = ways.way("outhaul-rabbitmq", 5672)
+    return f"amqp://outhaul-keda:{quote(passwords()['rabbitmqKedaPassword'], safe='')}@{host}:{port}/%2F"
+
+
 @pytest.mark.parametrize(
     ("secret", "exchange", "allowed"),
     [
@@ -70,12 +79,17 @@ def test_every_queue_has_a_member_on_each_node(stage: PulumiStage, ways: Servers
         ("operator-broker", "outhaul.retry", True),
         ("operator-broker", "outhaul.dlx", False),
         ("operator-broker", "", False),
+        ("topology-broker", "", False),
+        ("topology-broker", "amq.topic", False),
+        ("keda-broker", "outhaul.events", False),
+        ("keda-broker", "outhaul.dlx", False),
+        ("keda-broker", "", False),
     ],
 )
 def test_an_identity_publishes_where_it_must_and_nowhere_else(
     stage: PulumiStage, ways: Servers, declared: None, secret: str, exchange: str, allowed: bool
 ) -> None:
-    connection = connect(stage.url(secret, "url", ways))
+    connection = connect(_amqp_url(stage, ways, secret))
     try:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -99,12 +113,14 @@ def test_an_identity_publishes_where_it_must_and_nowhere_else(
         ("waybill-broker", "outhaul.waybill.retry.5s", False),
         ("operator-broker", "outhaul.waybill.dlq", True),
         ("operator-broker", "outhaul.waybill", False),
+        ("keda-broker", "outhaul.waybill", False),
+        ("keda-broker", "outhaul.waybill.dlq", False),
     ],
 )
 def test_an_identity_reads_what_it_must_and_nothing_else(
     stage: PulumiStage, ways: Servers, declared: None, secret: str, queue: str, allowed: bool
 ) -> None:
-    connection = connect(stage.url(secret, "url", ways))
+    connection = connect(_amqp_url(stage, ways, secret))
     try:
         channel = connection.channel()
         if allowed:
@@ -125,15 +141,35 @@ CHANGES: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("secret", ["order-broker", "waybill-broker", "operator-broker"])
+@pytest.mark.parametrize("secret", ["order-broker", "waybill-broker", "operator-broker", "keda-broker"])
 def test_nobody_but_the_topologys_identity_declares_or_deletes(
     stage: PulumiStage, ways: Servers, declared: None, secret: str
 ) -> None:
-    connection = connect(stage.url(secret, "url", ways))
+    connection = connect(_amqp_url(stage, ways, secret))
     try:
         for act in CHANGES:
             with pytest.raises(ChannelClosedByBroker, match="ACCESS_REFUSED"):
                 act(connection.channel())
+    finally:
+        connection.close()
+
+
+def test_the_topologys_identity_declares_its_own_names_and_no_others(
+    stage: PulumiStage, ways: Servers, declared: None
+) -> None:
+    connection = connect(_amqp_url(stage, ways, "topology-broker"))
+    others: tuple[Callable[[Any], Any], ...] = (
+        lambda channel: channel.queue_declare("another", durable=True),
+        lambda channel: channel.exchange_declare("another"),
+        lambda channel: channel.queue_bind("outhaul.waybill", "amq.topic", "more"),
+        lambda channel: channel.exchange_delete("amq.topic"),
+    )
+    try:
+        for act in others:
+            with pytest.raises(ChannelClosedByBroker, match="ACCESS_REFUSED"):
+                act(connection.channel())
+        connection.channel().queue_declare("outhaul.more", durable=True)
+        connection.channel().queue_delete("outhaul.more")
     finally:
         connection.close()
 
