@@ -19,6 +19,8 @@ For a test
                      outbox(), inbox(), resend(), redrive(), record(rows), letters(n), shows(kind, name, ready="True"),
                      says(kind, name, condition, status, words), tells(name, words), reaches(kind, name, phase), jobs()
   lone_stage         the same in ``namespace``, where nothing runs
+  shop               `cluster.shop.Shop` in ``namespace``: databases, roles, broker users and Secrets for the whole
+                     chart; upgrade(values), jobs(), http(function, port), rows(database, query), stage()
   make_local_operator  starts `python -P -m outhaul_operator` on this machine for a namespace, its API server behind a
                      proxy that tests can stop and that can kill it at a chosen write; needs cluster IPs to be reachable
 `cluster.operators.install(kube, namespace, **values)` installs the chart, the operator alone unless values say more.
@@ -42,6 +44,7 @@ from cluster.api_proxy import ApiProxy
 from cluster.in_cluster import Servers, namespace_manifest
 from cluster.kube import Kube, refusal
 from cluster.operators import CHART, LocalOperator, install
+from cluster.shop import Shop, opened
 from cluster.stage import Stage
 from conftest import MakeDatabase, missing
 from support import BrokerUnderTest, poll
@@ -186,6 +189,15 @@ def stage(
     made = _stage(kube, servers, operated_namespace, make_database, broker)
     yield made
     made.clear()
+
+
+@pytest.fixture
+def shop(
+    kube: Kube, crds: None, servers: Servers, namespace: str, make_database: MakeDatabase, broker: BrokerUnderTest
+) -> Iterator[Shop]:
+    """In ``namespace``: all that the whole chart wants to find."""
+    with opened(kube, servers, namespace, make_database, broker) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,166 +2,46 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
-from uuid import uuid4
+from urllib.parse import quote
 
 import httpx
-import psycopg
 import pytest
 import yaml
-from psycopg import sql
 
 from chart_support import render
-from cluster.in_cluster import Servers
 from cluster.kube import Kube
-from cluster.operators import TAG, helm, merged
-from conftest import MakeDatabase, missing
+from cluster.operators import helm, merged
+from cluster.shop import Shop
 from letter_support import connected
-from outhaul import Message, Outbox
-from outhaul_infra.broker_users import USERS
-from support import BrokerUnderTest, poll
+from support import poll
 
-CHART = Path(__file__).parents[2] / "helm" / "outhaul"
 ORDER = {"customer": "Ada", "lines": [{"sku": "kettle", "quantity": 2, "unit_price_cents": 1999}]}
-VALUES: dict[str, Any] = {
-    # They are the whole cluster's, and other tests use them at the same time.
-    "crds": {"install": False},
-    "images": {name: {"tag": TAG} for name in ("order", "waybill", "operator")},
-    "keda": {"enabled": False},
-    "functions": {"order": {"replicas": 1}},
-    "topology": {"schedule": "* * * * *"},
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """A namespace with the Secrets that the chart names, and what stands behind them."""
-
-    kube: Kube
-    servers: Servers
-    namespace: str
-    databases: dict[str, str]
-    roles: dict[str, str]
-    broker: BrokerUnderTest
-
-    def upgrade(self, values: dict[str, Any] | None = None) -> None:
-        given = {"schema": {name: self._roles_of(name) for name in ("order", "waybill")}}
-        helm(
-            "upgrade",
-            "--install",
-            "outhaul",
-            str(CHART),
-            "--namespace",
-            self.namespace,
-            "--wait",
-            "--wait-for-jobs",
-            "--timeout=170s",
-            "--values=-",
-            stdin=yaml.safe_dump(merged(merged(VALUES, given), values or {})),
+def _everything(shop: Shop) -> dict[str, Any]:
+    """Each switch on that a cluster can bear, and the policies closed to all but whom they are for."""
+    named = {
+        name: {"peers": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}]}
+        for name, namespace in (
+            ("dns", "kube-system"),
+            ("database", shop.servers.namespace),
+            ("broker", shop.servers.namespace),
+            ("clients", "kube-system"),
+            ("metrics", "kube-system"),
         )
-
-    def _roles_of(self, name: str) -> dict[str, str]:
-        return {"functionRole": self.roles[name], "operatorRole": self.roles[f"{name}-operator"]}
-
-    def jobs(self) -> dict[str, str]:
-        """Name and uid of each Job of the release, but for the CronJob's."""
-        found = self.kube.all("jobs", self.namespace, labels="app.kubernetes.io/instance=outhaul")
-        own = [job["metadata"] for job in found if "ownerReferences" not in job["metadata"]]
-        return {meta["name"]: meta["uid"] for meta in own}
-
-    def http(self, function: str, port: int) -> httpx.Client:
-        host, at = replace(self.servers, namespace=self.namespace).way(f"outhaul-{function}", port)
-        return httpx.Client(base_url=f"http://{host}:{at}", timeout=20, trust_env=False)
-
-    def rows(self, database: str, query: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.databases[database]) as conn:
-            return conn.execute(query.encode()).fetchall()
-
-
-@pytest.fixture
-def shop(
-    kube: Kube, crds: None, servers: Servers, namespace: str, make_database: MakeDatabase, broker: BrokerUnderTest
-) -> Iterator[Shop]:
-    databases, roles, urls = {}, {}, {}
-    for function in ("order", "waybill"):
-        databases[function] = url = make_database(())
-        for identity in (f"{function}-owner", function, f"{function}-operator"):
-            roles[identity], urls[identity] = _role(servers, url)
-        with psycopg.connect(url, autocommit=True) as conn:
-            name = sql.Identifier(urlsplit(url).path[1:])
-            conn.execute(
-                sql.SQL("ALTER DATABASE {} OWNER TO {}").format(name, sql.Identifier(roles[f"{function}-owner"]))
-            )
-    made = Shop(kube, servers, namespace, databases, roles, broker)
-    users = _broker_users(made)
-    for function in ("order", "waybill"):
-        _secret(made, f"{function}-database", {"url": urls[function]})
-        _secret(made, f"{function}-database-owner", {"url": urls[f"{function}-owner"]})
-        _secret(made, f"{function}-broker", {"url": users[function]["url"]})
-    _secret(made, "topology-broker", users["topology"])
-    _secret(made, "keda-broker", _apart(users["keda"]["management-url"]))
-    yield made
-    # Namespaces of failed tests are told of before they go; the functions must not outlive their databases.
-    helm("uninstall", "outhaul", "--namespace", namespace, "--ignore-not-found", "--wait")
-    for function, url in databases.items():
-        with psycopg.connect(url, autocommit=True) as conn:
-            for identity in (f"{function}-owner", function, f"{function}-operator"):
-                conn.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(roles[identity])))
-                conn.execute(sql.SQL("REASSIGN OWNED BY {} TO CURRENT_USER").format(sql.Identifier(roles[identity])))
-                conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(roles[identity])))
-
-
-def _role(servers: Servers, database: str) -> tuple[str, str]:
-    """A role of its own, and the database's URL for it as pods need it."""
-    name, password = f"test_{secrets.token_hex(6)}", secrets.token_hex(8)
-    with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(name), sql.Literal(password)))
-    parts = urlsplit(servers.inside(database))
-    host = parts.netloc.rpartition("@")[2]
-    return name, urlunsplit(parts._replace(netloc=f"{name}:{password}@{host}"))
-
-
-def _broker_users(shop: Shop) -> dict[str, dict[str, str]]:
-    """The Secrets' entries of each user, made with the rights that the deployment gives it."""
-    entries = {}
-    with httpx.Client(base_url=shop.broker.management_url, timeout=30, trust_env=False) as api:
-        for user in USERS:
-            name, password = f"{shop.namespace}-{user.identity}", secrets.token_hex(8)
-            body = {"password": password, "tags": ",".join(user.tags)}
-            api.put(f"/api/users/{name}", json=body).raise_for_status()
-            rights = {"configure": user.configure, "write": user.write, "read": user.read}
-            api.put(f"/api/permissions/{quote(shop.broker.vhost)}/{name}", json=rights).raise_for_status()
-            urls = {"url": shop.broker.amqp_url, "management-url": shop.broker.management_url}
-            entries[user.identity] = {
-                key: _as_user(shop.servers.inside(url), name, password) for key, url in urls.items()
-            }
-    return entries
-
-
-def _apart(url: str) -> dict[str, str]:
-    """As KEDA takes it: the address without credentials, and those beside it."""
-    parts = urlsplit(url)
-    host = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return {"host": host, "username": parts.username or "", "password": parts.password or ""}
-
-
-def _as_user(url: str, name: str, password: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"))
-
-
-def _secret(shop: Shop, name: str, entries: dict[str, str]) -> None:
-    shop.kube.apply(
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": entries},
-        namespace=shop.namespace,
-    )
+    }
+    return {
+        "functions": {"order": {"autoscaling": {"enabled": True, "minReplicas": 1, "maxReplicas": 2}}},
+        "alerts": {"webhookUrl": "http://alerts.invalid"},
+        "networkPolicies": named,
+        "nodeSelector": {"kubernetes.io/os": "linux"},
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+        "podAnnotations": {"team": "shop"},
+    }
 
 
 def _place(http: httpx.Client, number: int) -> str:
@@ -215,7 +95,8 @@ def _settled(shop: Shop, orders: int) -> None:
 
 @pytest.mark.timeout(900)
 def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
-    shop.upgrade()
+    everything = _everything(shop)
+    shop.upgrade(everything)
     first = shop.jobs()
     assert {name.rpartition("-")[0] for name in first} == {
         "outhaul-schema-order",
@@ -228,12 +109,18 @@ def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
         _settled(shop, 20)
         assert "Phase:          Succeeded" in helm("test", "outhaul", "--namespace", shop.namespace)
 
-        shop.upgrade()
+        shop.upgrade(everything)
         assert shop.jobs() == first, "an upgrade that changes nothing runs nothing"
 
         orders = 20 + _orders_during(
             lambda: shop.upgrade(
-                {"functions": {"order": {"settings": {"OUTHAUL_SENDER_LEASE": "70s"}}}, "log": {"level": "warning"}}
+                merged(
+                    everything,
+                    {
+                        "functions": {"order": {"settings": {"OUTHAUL_SENDER_LEASE": "70s"}}},
+                        "log": {"level": "warning"},
+                    },
+                )
             ),
             shop,
             first=20,
@@ -243,99 +130,66 @@ def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
         with connected(shop.broker) as queues:
             assert queues.depth("outhaul.waybill.dlq") == 0
 
-        shop.upgrade({"topology": {"backoffLimit": 13, "nodesTimeout": "6m"}})
+        shop.upgrade(merged(everything, {"topology": {"backoffLimit": 13, "nodesTimeout": "6m"}}))
         newer = shop.jobs()
         assert {name.rpartition("-")[0] for name in newer.keys() - first.keys()} == {"outhaul-topology"}
         assert len(newer) == 3
 
-    helm("uninstall", "outhaul", "--namespace", shop.namespace, "--wait")
     kinds = "deployments,jobs,cronjobs,services,serviceaccounts,roles,rolebindings,networkpolicies,configmaps,pods"
+    kinds += ",horizontalpodautoscalers,poddisruptionbudgets"
+    # Made where the cluster knows them.
+    known = {"podmonitors", "prometheusrules"} & _monitoring(shop.kube)
+    kinds = ",".join([kinds, *known])
     ours = ("--namespace", shop.namespace, "--selector=app.kubernetes.io/instance=outhaul", "--output=name")
+    made = shop.kube.kubectl("get", kinds, *ours)
+    assert {f"{name.removesuffix('s')}.monitoring.coreos.com/outhaul" for name in known} <= set(made.split())
+    helm("uninstall", "outhaul", "--namespace", shop.namespace, "--wait")
     # The CronJob's Jobs go with it, a little later.
     poll(lambda: not shop.kube.kubectl("get", kinds, *ours), seconds=60, what="nothing left")
 
 
+def _monitoring(kube: Kube) -> set[str]:
+    """What the Prometheus operator defines, where it was installed."""
+    served = kube.path("/apis/monitoring.coreos.com/v1") or {"resources": ()}
+    return {each["name"] for each in served["resources"]}
+
+
 @pytest.mark.timeout(600)
-def test_what_somebody_changed_by_hand_is_put_back(shop: Shop) -> None:
-    shop.upgrade({"operator": {"enabled": False}, "functions": {"enabled": False}})
-    vhost = quote(shop.broker.vhost)
-    with httpx.Client(base_url=shop.broker.management_url, timeout=30, trust_env=False) as api:
-        path = f"/api/policies/{vhost}/outhaul.waybill"
-        assert api.get(path).json()["definition"]["max-length"] == 1_000_000
-        changed = {"pattern": "^outhaul\\.waybill$", "definition": {"max-length": 5}, "priority": 50}
-        api.put(path, json=changed).raise_for_status()
-        poll(
-            lambda: api.get(path).json()["definition"].get("max-length") == 1_000_000,
-            seconds=150,
-            what="the policy as it was declared",
-        )
-
-
-@pytest.mark.timeout(900)
-def test_consumers_come_with_the_backlog_and_go_with_it(shop: Shop) -> None:
-    """From none to several and back to none; and some run while the broker does not tell how much waits."""
-    if shop.kube.path("/apis/keda.sh/v1alpha1") is None:
-        pytest.skip("the cluster has no KEDA")
-    # Without it nobody scales beyond one.
-    try:
-        poll(lambda: _external_metrics(shop.kube), seconds=60, what="KEDA's metrics API")
-    except AssertionError:
-        missing("KEDA's metrics API (kubectl get apiservice v1beta1.external.metrics.k8s.io)")
-    keda = {
-        "enabled": True,
-        "virtualHost": shop.broker.vhost,
-        "maxReplicas": 3,
-        "messagesPerReplica": 1000,
-        "pollingInterval": 2,
-        "cooldownPeriod": 18,
-        "scaleDownStabilizationSeconds": 0,
+def test_what_somebody_changed_by_hand_is_told_and_put_back(shop: Shop) -> None:
+    """First no CronJob runs: it is the operator that sees it. Then the CronJob does what it is for."""
+    shop.upgrade({"topology": {"schedule": ""}})
+    stage = shop.stage()
+    everywhere = {
+        "brokerSecretRef": {"name": "operator-broker"},
+        "topologyRef": {"name": "outhaul-topology"},
+        "interval": "5s",
     }
-    # One message a transaction, so that the backlog lasts long enough to be seen.
-    slowly = {"OUTHAUL_CONSUMER_BATCH_SIZE": "1"}
-    values = {"keda": keda, "operator": {"enabled": False}, "functions": {"waybill": {"settings": slowly}}}
-    shop.upgrade(values)
+    stage.apply("Outbox", "orders", {**everywhere, "databaseSecretRef": {"name": "order-operator"}})
+    consumed = {"consumer": "waybill", "queue": "outhaul.waybill"}
+    stage.apply("Inbox", "waybills", {**everywhere, **consumed, "databaseSecretRef": {"name": "waybill-operator"}})
+    both = (("outbox", "orders"), ("inbox", "waybills"))
+    for kind, name in both:
+        stage.says(kind, name, "TopologyInSync", "True")
+    with httpx.Client(base_url=shop.broker.management_url, timeout=30, trust_env=False) as api:
+        policies = f"/api/policies/{quote(shop.broker.vhost, safe='')}"
+        ours, theirs = f"{policies}/outhaul.waybill", f"{policies}/theirs"
+        assert api.get(ours).json()["definition"]["max-length"] == 1_000_000
+        changed = {"pattern": "^outhaul\\.waybill$", "definition": {"max-length": 5}, "priority": 50}
+        api.put(ours, json=changed).raise_for_status()
+        for kind, name in both:
+            stage.says(kind, name, "TopologyInSync", "False", "outhaul\\.waybill.*max-length")
+        shop.upgrade({"topology": {"schedule": "* * * * *"}})
+        for kind, name in both:
+            stage.says(kind, name, "TopologyInSync", "True", seconds=150)
+        assert api.get(ours).json()["definition"]["max-length"] == 1_000_000
 
-    def replicas() -> int:
-        found = shop.kube.read("deployments", shop.namespace, "outhaul-waybill")
-        assert found is not None
-        return int(found["spec"].get("replicas", 1))
-
-    poll(lambda: replicas() == 0, seconds=120, what="no consumer while nothing waits")
-    burst = 30_000
-    with psycopg.connect(shop.databases["order"]) as conn:
-        outbox = Outbox(exchange="outhaul.events")
-        for _ in range(burst // 1000):
-            outbox.add(conn, *(_message() for _ in range(1000)))
-    poll(lambda: replicas() == 3, seconds=120, what="as many consumers as there may be")
-    consumed = "SELECT count(*), count(DISTINCT order_id) FROM waybills"
-    poll(lambda: shop.rows("waybill", consumed) == [(burst, burst)], seconds=300, what=f"{burst} waybills")
-    poll(lambda: replicas() == 0, seconds=180, what="no consumer when all is done")
-    assert shop.rows("waybill", "SELECT count(*) FROM inbox") == [(burst,)]
-    with connected(shop.broker) as queues:
-        assert (queues.depth("outhaul.waybill"), queues.depth("outhaul.waybill.dlq")) == (0, 0)
-
-    # A queue that is missing is to KEDA what a broker is whose API does not answer.
-    shop.upgrade(merged(values, {"keda": {"queue": "no.such.queue"}}))
-    poll(lambda: replicas() == 2, seconds=120, what="the consumers of the fallback")
-    shop.upgrade(values)
-    poll(lambda: replicas() == 0, seconds=180, what="none again")
-
-
-def _external_metrics(kube: Kube) -> bool:
-    served = kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
-    conditions = served.get("status", {}).get("conditions", ())
-    return [each["status"] for each in conditions if each["type"] == "Available"] == ["True"]
-
-
-def _message() -> Message:
-    order = str(uuid4())
-    lines = [{"sku": "kettle", "quantity": 1, "unit_price_cents": 1999}]
-    return Message(
-        type="dev.outhaul.order.created.v1",
-        routing_key="order.created",
-        aggregate_id=order,
-        data={"order_id": order, "customer": "Ada", "lines": lines},
-    )
+        # Somebody else's is theirs to take away.
+        api.put(theirs, json={**changed, "pattern": "^outhaul", "priority": 60}).raise_for_status()
+        for kind, name in both:
+            stage.says(kind, name, "TopologyInSync", "False", "policy theirs")
+        api.delete(theirs).raise_for_status()
+        for kind, name in both:
+            stage.says(kind, name, "TopologyInSync", "True")
 
 
 def test_every_object_is_what_the_api_server_takes(kube: Kube, crds: None, namespace: str) -> None:
