@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-import yaml
 
 from cluster.in_cluster import Servers
 from cluster.kube import Kube
-from cluster.operators import CHART, TAG, helm, merged
+from cluster.operators import TAG
 from cluster.pulumi_stage import PulumiStage
+from cluster.pulumi_system import all_is_well, install, uninstall
 from infra_graph import passwords
 from outhaul_infra import external
 from support import poll
@@ -51,12 +51,9 @@ def stage(kube: Kube, crds: None, servers: Servers) -> Iterator[PulumiStage]:
     )
     try:
         made.up()
-        planned = made.graph.resource("outhaul").inputs
-        values = yaml.safe_dump(merged(dict(planned["values"]), {"crds": {"install": False}}))
-        helm("upgrade", "--install", "outhaul", str(CHART), f"--namespace={made.app}", "--values=-", stdin=values)
-        kube.apply(*(each for each in made.graph.objects() if each["kind"] in {"Outbox", "Inbox"}))
+        install(made)
         yield made
-        kube.kubectl("delete", "outboxes,inboxes", "--all", "--namespace", made.app)
+        uninstall(made)
     finally:
         made.down()
         poll(lambda: kube.path(f"/api/v1/namespaces/{made.app}") is None, seconds=180, what="the end of the functions")
@@ -71,12 +68,8 @@ def stage(kube: Kube, crds: None, servers: Servers) -> Iterator[PulumiStage]:
         kube.kubectl("exec", "rabbitmq-0", *where, "rabbitmqctl", "delete_vhost", VIRTUAL_HOST)
 
 
-def test_the_system_comes_up_on_them(kube: Kube, stage: PulumiStage) -> None:
-    def all_is_well() -> bool:
-        rows = [*kube.table("outboxes", stage.app), *kube.table("inboxes", stage.app)]
-        return [row.get("READY") for row in rows] == ["True", "True"]
-
-    poll(all_is_well, seconds=300, what="Outbox and Inbox to be Ready")
+def test_the_system_comes_up_on_them(stage: PulumiStage) -> None:
+    poll(lambda: all_is_well(stage), seconds=300, what="Outbox and Inbox to be Ready")
 
 
 def test_nothing_is_made_in_the_datas_namespace(kube: Kube, stage: PulumiStage) -> None:
