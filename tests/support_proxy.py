@@ -26,6 +26,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._upstreams: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._open: asyncio.Event | None = None
         self._answers: asyncio.Event | None = None
@@ -75,6 +76,10 @@ class Proxy:
         """When one side closes, tell the other only that much later."""
         self._close_seconds = seconds
 
+    def end_upstreams(self) -> None:
+        """Close the far end of every open connection in order, as its server would: see :meth:`close_slowly`."""
+        self._call(self._end_upstreams())
+
     def cut_after(self, size_bytes: int) -> None:
         """Pass that many bytes more, wherever in a frame that ends, and reset every connection."""
         self._bytes_until_cut = size_bytes
@@ -114,6 +119,10 @@ class Proxy:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
+    async def _end_upstreams(self) -> None:
+        for upstream in list(self._upstreams):
+            upstream.close()
+
     async def _pass_on(self, *, passing: bool) -> None:
         for gate in (self._open, self._answers):
             if gate is not None:
@@ -148,6 +157,7 @@ class Proxy:
             return
         upstream_reader, upstream = connected
         self._writers.add(upstream)
+        self._upstreams.add(upstream)
         assert self._open is not None
         assert self._answers is not None
         pumps = [
@@ -161,6 +171,7 @@ class Proxy:
         for each in (writer, upstream):
             each.close()
             self._writers.discard(each)
+            self._upstreams.discard(each)
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
