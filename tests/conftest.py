@@ -36,6 +36,10 @@ MakeDatabase = Callable[..., str]
 WITHOUT_DISK = {"fsync": "off", "full_page_writes": "off", "checkpoint_flush_after": "0", "bgwriter_flush_after": "0"}
 
 
+# Here, for this is read before the workers of a run begin: they inherit it, and make the same random choices.
+os.environ["CHAOS_SEED"] = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
+
+
 def missing(part: str) -> None:
     """A missing part skips on a laptop and fails in CI, where it must not be missing."""
     if os.environ.get("CI"):

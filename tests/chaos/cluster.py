@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ class Cluster:
 
     nodes: list[Node]
     tether: Tether
-    _cut_off: list[Node] = field(default_factory=list)
+    _cut: list[tuple[Node, Node]] = field(default_factory=list)
 
     @classmethod
     def form(cls, binary: Path, folder: Path, tether: Tether) -> Cluster:
@@ -114,21 +115,23 @@ class Cluster:
 
     def cut_off(self, *nodes: Node) -> None:
         """Break the network between each of these and all others, both ways; all run on and clients reach them."""
-        self._cut_off = list(nodes)
-        for one, others in self._links():
-            # A cookie for that peer which the peer does not have: once they part, they agree on no new connection.
-            self._evaluate(one, *(f"erlang:set_cookie('{peer.node}@localhost', '{one.node}')" for peer in others))
+        self._refuse([(one, other) for one in nodes for other in self.others(one)])
         for node in nodes:
             # All its links at once: parted one by one, the others would see a partial partition and pause as well.
             self._evaluate(node, "[erlang:disconnect_node(Peer) || Peer <- nodes()]")
 
+    def cut_between(self, one: Node, other: Node) -> None:
+        """Break the network between these two alone: a partial partition, for each still sees the third."""
+        self._refuse([(one, other)])
+        self._evaluate(one, f"erlang:disconnect_node('{other.node}@localhost')")
+
     def join_again(self) -> None:
-        """End what :meth:`cut_off` began."""
+        """End what :meth:`cut_off` or :meth:`cut_between` began."""
         for one, others in self._links():
             if one.alive():
                 cookies = (f"erlang:set_cookie('{peer.node}@localhost', erlang:get_cookie())" for peer in others)
                 self._evaluate(one, *cookies)
-        self._cut_off = []
+        self._cut = []
 
     def neighbours(self, node: Node) -> list[Node]:
         """The other nodes that this one is connected with now."""
@@ -146,6 +149,14 @@ class Cluster:
         for node in self.nodes:
             self._await(node)
         poll(lambda: self._running() == SIZE, seconds=180, what="a cluster of three")
+
+    def renew(self) -> None:
+        """As :meth:`mend`, and where a node stays mute all are started anew: between scenarios, never in one."""
+        try:
+            self.mend()
+        except (AssertionError, httpx.HTTPError, subprocess.SubprocessError):
+            self.kill(*self.nodes)
+            self.mend()
 
     @staticmethod
     def _await(node: Node) -> None:
@@ -181,7 +192,7 @@ class Cluster:
             make_virtual_host(api, name, first.user)
             version = broker_version(first.management_url())
             yield BrokerUnderTest(first.amqp_url(name), first.management_url(), name, version)
-        self.mend()
+        self.renew()
         with httpx.Client(base_url=first.management_url(), timeout=30, trust_env=False) as api:
             api.delete(f"/api/vhosts/{name}").raise_for_status()
 
@@ -192,12 +203,16 @@ class Cluster:
         self.kill(*self.nodes)
         kill_port_mapper(self.nodes[0].ports.epmd)
 
+    def _refuse(self, pairs: list[tuple[Node, Node]]) -> None:
+        self._cut = pairs
+        for one, others in self._links():
+            # A cookie for that peer which the peer does not have: once they part, they agree on no new connection.
+            self._evaluate(one, *(f"erlang:set_cookie('{peer.node}@localhost', '{one.node}')" for peer in others))
+
     def _links(self) -> list[tuple[Node, list[Node]]]:
         """Each node with those that it is cut off from."""
-        found = [
-            (one, [peer for peer in self.others(one) if one in self._cut_off or peer in self._cut_off])
-            for one in self.nodes
-        ]
+        cut = {frozenset((one.node, other.node)) for one, other in self._cut}
+        found = [(one, [peer for peer in self.others(one) if {one.node, peer.node} in cut]) for one in self.nodes]
         return [(one, peers) for one, peers in found if peers]
 
     @staticmethod

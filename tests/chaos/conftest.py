@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import random
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chaos.cluster import Cluster
+from chaos.run_facts import postgres_version, run_facts
 from chaos.servers import Servers, rabbit_server, start_postgres
 from chaos.system import System, assembled
 from conftest import missing
@@ -27,11 +27,12 @@ from outhaul_local.tether import Tether
 from outhaul_waybill.topology import TOPOLOGY
 
 Assemble = Callable[[tuple[str, str]], AbstractContextManager[System]]
-SEED = os.environ.get("CHAOS_SEED") or secrets.token_hex(4)
+SEED = os.environ["CHAOS_SEED"]  # drawn before the workers of a run begin, so that they have it in common
+VERDICT, VERSIONS = "chaos verdict", "chaos versions"
 COLUMNS = ("attempted", "acknowledged", "recovered", "parked", "dead_lettered", "backlog", "drain_seconds")
 LISTS = ("lost", "duplicated", "unexpected")
 _rows: dict[str, dict[str, object]] = {}
-_facts: dict[str, str] = {}
+_facts: dict[str, str] = run_facts()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,9 +80,8 @@ def assemble(servers: Servers, tmp_path: Path, rng: random.Random, request: pyte
     def make(dsns: tuple[str, str]) -> Iterator[System]:
         with servers.virtual_host() as broker:
             apply(TOPOLOGY, broker.amqp_url, broker.management_url)
-            with assembled(dsns, broker, tmp_path, servers.tether, rng) as made:
+            with assembled(dsns, broker, tmp_path, servers.tether, rng) as made, judged(request.node, made):
                 yield made
-        _judged(request.node.nodeid, made)
 
     return make
 
@@ -111,42 +111,57 @@ def clustered(
     cluster: Cluster, servers: Servers, tmp_path: Path, rng: random.Random, request: pytest.FixtureRequest
 ) -> Iterator[System]:
     """As ``system``, over the cluster."""
-    cluster.mend()
+    cluster.renew()
     servers.mend()
     with servers.databases() as dsns, cluster.virtual_host() as broker:
         apply(TOPOLOGY, broker.amqp_url, broker.management_url)
         others = cluster.addresses()[1:]
-        with assembled(dsns, broker, tmp_path, servers.tether, rng, more_nodes=others) as made:
+        with (
+            assembled(dsns, broker, tmp_path, servers.tether, rng, more_nodes=others) as made,
+            judged(request.node, made),
+        ):
             yield made
-    _judged(request.node.nodeid, made)
 
 
-def _judged(scenario: str, system: System) -> None:
-    _facts["rabbitmq"] = ".".join(map(str, system.broker.version))
-    _rows.setdefault(scenario, {})["verdict"] = system.verdict.as_json() if system.verdict else None
+@contextmanager
+def judged(scenario: pytest.Item, system: System) -> Iterator[None]:
+    """Hand the ledger's verdict to the report, whatever became of the scenario; over a worker's end too."""
+    versions = {"RabbitMQ": ".".join(map(str, system.broker.version)), "PostgreSQL": postgres_version(system.order_dsn)}
+    try:
+        yield
+    finally:
+        scenario.user_properties += [
+            (VERSIONS, versions),
+            (VERDICT, system.verdict.as_json() if system.verdict else None),
+        ]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if "chaos/" in report.nodeid and (report.when == "call" or report.outcome != "passed"):
-        row = _rows.setdefault(report.nodeid, {})
+    if "chaos/" not in report.nodeid:
+        return
+    row = _rows.setdefault(report.nodeid, {"verdict": None})
+    if report.when == "call" or report.outcome != "passed":
         row.update(outcome=report.outcome, seconds=round(report.duration, 1))
+    found: dict[str, Any] = dict(report.user_properties)
+    row["verdict"] = found.get(VERDICT) or row["verdict"]
+    _facts.update(found.get(VERSIONS, {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    scenarios = {name: row for name, row in _rows.items() if row.get("verdict") or row.get("outcome") == "failed"}
+    scenarios = {name: row for name, row in _rows.items() if row.get("outcome") in {"passed", "failed"}}
     if not scenarios:
         return
     terminalreporter.section(f"chaos, CHAOS_SEED={SEED}")
     terminalreporter.write_line(" ".join(f"{name[:9]:>9}" for name in (*COLUMNS, *LISTS)) + "  scenario")
     for name, row in scenarios.items():
         verdict, failed = row.get("verdict"), row.get("outcome") == "failed"
-        figures = ["-"] * len((*COLUMNS, *LISTS))  # what failed before the ledger was read has none
+        figures = ["-"] * len((*COLUMNS, *LISTS))  # what never came to a ledger has none
         if isinstance(verdict, dict):
             figures = [*(str(verdict[each]) for each in COLUMNS), *(str(len(verdict[each])) for each in LISTS)]
         scenario = name.rpartition("::")[2] + (" FAILED" if failed else "")
         terminalreporter.write_line(" ".join(f"{each:>9}" for each in figures) + f"  {scenario}")
     path = os.environ.get("CHAOS_REPORT")
     if path:
-        facts = {"seed": SEED, "machine": platform.platform(), "cpus": os.cpu_count(), **_facts, "scenarios": _rows}
+        facts = {"seed": SEED, **_facts, "scenarios": _rows}
         Path(path).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         terminalreporter.write_line(f"written to {path}")
