@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -95,42 +93,3 @@ def test_parked_rows_are_sent_once_a_person_asks_for_it(stage: Stage, chosen: st
     stage.tells(resend, "Succeeded: 3")
     stage.shows("outbox", outbox, ready="True", parked="0")
     assert stage.depth() == 3
-
-
-def test_a_secret_without_the_label_is_not_used_and_its_condition_says_how_to_allow_it(stage: Stage) -> None:
-    stage.record(5)
-    outbox = stage.outbox()
-    secret = stage.secret("order-database", {"url": stage.servers.inside(stage.order)}, allowed=False)
-    label = "outhaul.dev/allow"
-    stage.kube.kubectl("label", "secret", secret, f"{label}-", "--namespace", stage.namespace)
-    stage.says("outbox", outbox, "DatabaseReachable", "False", rf"{secret} does not carry the label {label}")
-    stage.shows("outbox", outbox, ready="False")
-    stage.kube.kubectl("label", "secret", secret, f"{label}=true", "--namespace", stage.namespace)
-    stage.shows("outbox", outbox, ready="True", pending="0")
-
-
-def test_a_rotated_secret_is_picked_up(stage: Stage) -> None:
-    role = f"rotated_{secrets.token_hex(4)}"
-    parts = urlsplit(stage.servers.inside(stage.order))
-
-    def url(password: str) -> str:
-        return urlunsplit(parts._replace(netloc=f"{role}:{password}@{parts.hostname}:{parts.port}"))
-
-    stage.query(stage.order, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'first'")
-    try:
-        outbox = stage.outbox()
-        secret = stage.secret("order-database", {"url": url("first")})
-        stage.shows("outbox", outbox, ready="True")
-        stage.query(stage.order, f"ALTER ROLE {role} PASSWORD 'second'")
-        stage.query(stage.order, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role)
-        told = stage.says("outbox", outbox, "DatabaseReachable", "False", "password authentication failed")
-        assert "first" not in told["message"]
-        assert "CredentialsRefused" in stage.tells(outbox, "password authentication failed")
-        stage.record(5)
-        assert stage.secret("order-database", {"url": url("second")}) == secret
-        stage.shows("outbox", outbox, ready="True", pending="0")
-    finally:
-        stage.clear()
-        stage.query(stage.order, f"ALTER ROLE {role} NOLOGIN")
-        stage.query(stage.order, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", role)
-        stage.query(stage.order, f"DROP ROLE {role}")
