@@ -228,7 +228,7 @@ def test_a_calm_outbox_is_looked_at_without_asking_for_jobs_or_writing_anything(
 
 
 def test_a_secret_that_is_not_allowed_leads_nowhere() -> None:
-    world = stuck_world(secrets=Trouble("SecretNotAllowed", "Secret ways does not carry the label", hopeless=True))
+    world = stuck_world(secrets=Trouble("SecretNotAllowed", "Secret ways does not carry the label"))
     asyncio.run(looking(world).look(world.stored["orders"], 0.0))
     assert "database" not in world.done
     assert world.jobs == {}

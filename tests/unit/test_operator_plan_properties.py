@@ -50,7 +50,7 @@ from outhaul_operator.snapshot import (
 from outhaul_operator.specs import RedriveSpec, ResendSpec
 
 PARALLEL = replace(OUTBOX, resend=replace(OUTBOX.resend, max_parallel_jobs=3, batch_size=10))
-TROUBLES = st.sampled_from([AWAY, Trouble("CredentialsRefused", "password refused", hopeless=True)])
+TROUBLES = st.sampled_from([AWAY, Trouble("CredentialsRefused", "password refused")])
 FINDINGS = st.lists(
     st.builds(
         Finding,

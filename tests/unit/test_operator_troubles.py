@@ -12,38 +12,36 @@ SERVER = 'connection failed: connection to server at "10.0.0.7", port 5432 faile
 
 
 @pytest.mark.parametrize(
-    ("words", "reason", "hopeless"),
+    ("words", "reason"),
     [
-        ('FATAL:  password authentication failed for user "shop"', "CredentialsRefused", True),
-        ("fe_sendauth: no password supplied", "CredentialsRefused", True),
-        ('FATAL:  no pg_hba.conf entry for host "10.0.0.9"', "CredentialsRefused", True),
-        ('FATAL:  role "shop" does not exist', "CredentialsRefused", True),
-        ('FATAL:  role "shop" is not permitted to log in', "CredentialsRefused", True),
-        ("FATAL:  server login has been failing, try again later (server_login_retry)", "CredentialsRefused", True),
-        ('FATAL:  database "shop" does not exist', "DatabaseMissing", True),
-        ("FATAL:  no such database: shop", "DatabaseMissing", True),
-        ('FATAL:  permission denied for database "shop"', "PermissionDenied", True),
-        ("FATAL:  sorry, too many clients already", "TooManyConnections", False),
-        ('FATAL:  too many connections for role "shop"', "TooManyConnections", False),
-        ("FATAL:  remaining connection slots are reserved for roles with", "TooManyConnections", False),
-        ("FATAL:  the database system is starting up", "Unreachable", False),
-        ("FATAL:  the database system is in recovery mode", "Unreachable", False),
-        ("session is read-only", "ReadOnly", False),
-        ("Connection refused", "Unreachable", False),
-        ("timeout expired", "Unreachable", False),
-        ('could not translate host name "db" to address: Name or service not known', "Unreachable", False),
-        ("server closed the connection unexpectedly", "Unreachable", False),
-        ("SSL error: certificate verify failed", "Unreachable", False),
+        ('FATAL:  password authentication failed for user "shop"', "CredentialsRefused"),
+        ("fe_sendauth: no password supplied", "CredentialsRefused"),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.9"', "CredentialsRefused"),
+        ('FATAL:  role "shop" does not exist', "CredentialsRefused"),
+        ('FATAL:  role "shop" is not permitted to log in', "CredentialsRefused"),
+        ("FATAL:  server login has been failing, try again later (server_login_retry)", "CredentialsRefused"),
+        ('FATAL:  database "shop" does not exist', "DatabaseMissing"),
+        ("FATAL:  no such database: shop", "DatabaseMissing"),
+        ('FATAL:  permission denied for database "shop"', "PermissionDenied"),
+        ("FATAL:  sorry, too many clients already", "TooManyConnections"),
+        ('FATAL:  too many connections for role "shop"', "TooManyConnections"),
+        ("FATAL:  remaining connection slots are reserved for roles with", "TooManyConnections"),
+        ("FATAL:  the database system is starting up", "Unreachable"),
+        ("FATAL:  the database system is in recovery mode", "Unreachable"),
+        ("session is read-only", "ReadOnly"),
+        ("Connection refused", "Unreachable"),
+        ("timeout expired", "Unreachable"),
+        ('could not translate host name "db" to address: Name or service not known', "Unreachable"),
+        ("server closed the connection unexpectedly", "Unreachable"),
+        ("SSL error: certificate verify failed", "Unreachable"),
     ],
 )
-def test_a_connection_that_could_not_be_made_is_sorted_by_the_servers_words(
-    words: str, reason: str, hopeless: bool
-) -> None:
+def test_a_connection_that_could_not_be_made_is_sorted_by_the_servers_words(words: str, reason: str) -> None:
     for error in (psycopg.OperationalError(SERVER + words), DatabaseUnreachable(AT, "x")):
         if isinstance(error, DatabaseUnreachable):
             error.__cause__ = psycopg.OperationalError(SERVER + words)
         found = troubles.of_database(error, AT)
-        assert (found.reason, found.hopeless) == (reason, hopeless)
+        assert found.reason == reason
         assert found.message.startswith(f"database at {AT}: ")
         assert "; " in found.message  # a remedy
 
@@ -78,8 +76,8 @@ def test_no_part_of_a_secret_is_told() -> None:
 def test_a_broker_that_refuses_is_told_apart_from_one_that_is_away() -> None:
     away = troubles.of_broker(BrokerUnreachable("b:5672/x", "connection refused", "start it"))
     refusing = troubles.of_broker(BrokerUnreachable("b:5672/x", "login refused", "check it", refused=True))
-    assert [(each.reason, each.hopeless) for each in (away, refusing)] == [
-        ("Unreachable", False),
-        ("CredentialsRefused", True),
+    assert [each.reason for each in (away, refusing)] == [
+        "Unreachable",
+        "CredentialsRefused",
     ]
     assert troubles.of_broker(TopologyError("no permissions")).reason == "PermissionDenied"

@@ -147,11 +147,11 @@ class Seeing:
             return entries
         where = f"ConfigMap {ref.name}, entry {ref.key}"
         if ref.key not in entries:
-            return Trouble("TopologyMissing", f"{where}: there is no such entry; add it", hopeless=True)
+            return Trouble("TopologyMissing", f"{where}: there is no such entry; add it")
         try:
             return _parsed(entries[ref.key])
         except (ConfigurationError, ValueError) as error:
-            return Trouble("TopologyInvalid", f"{where}: {error}", hopeless=True)
+            return Trouble("TopologyInvalid", f"{where}: {error}")
 
     async def _other(self, spec: type[OutboxSpec | InboxSpec], kind: str, namespace: str, name: str) -> Any:
         """The spec of another object; None where there is none, a Trouble where it cannot be read."""
@@ -161,7 +161,7 @@ class Seeing:
         try:
             return spec.from_body(body)
         except ConfigurationError as error:
-            return Trouble("InvalidSpec", f"{kind} {name}: {error}", hopeless=True)
+            return Trouble("InvalidSpec", f"{kind} {name}: {error}")
 
     async def _within(self, what: str, look: Awaitable[T]) -> T | Trouble:
         """The outer bound: the adapters have deadlines of their own, which name the address."""
@@ -183,9 +183,7 @@ class _Secrets:
         entries = self.found[name]
         if isinstance(entries, Trouble):
             return entries
-        return entries.get(key) or Trouble(
-            "SecretKeyMissing", f"Secret {name} has no entry {key}; add it", hopeless=True
-        )
+        return entries.get(key) or Trouble("SecretKeyMissing", f"Secret {name} has no entry {key}; add it")
 
     def entry_or_none(self, name: str, key: str) -> str | None:
         """The entry where there is one."""

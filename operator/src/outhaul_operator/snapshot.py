@@ -27,13 +27,11 @@ class Trouble:
     """Why a part could not be looked at, or why something cannot be done.
 
     ``reason`` is CamelCase and stable (Unreachable, CredentialsRefused, SchemaMissing, SecretMissing, SecretNotAllowed,
-    Timeout, ...); ``message`` says the cause and the remedy in words, without secrets. ``hopeless``: waiting alone will
-    not cure it, somebody has to act.
+    Timeout, ...); ``message`` says the cause and the remedy in words, without secrets.
     """
 
     reason: str
     message: str
-    hopeless: bool = False
 
 
 class WaitingRoute(NamedTuple):

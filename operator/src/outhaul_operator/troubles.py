@@ -16,23 +16,23 @@ from outhaul.configuration.redaction import redact
 from outhaul.errors import ConfigurationError, DatabaseUnreachable, SchemaError, TopologyError, Unreachable
 from outhaul_operator.snapshot import Trouble
 
-# By SQLSTATE, or its class where only two characters are given: reason, remedy, whether somebody has to act.
+# By SQLSTATE, or its class where only two characters are given: reason and remedy.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_BY_STATE: Final[dict[str, tuple[str, str, bool]]] = {
-    "28": ("CredentialsRefused", "check user and password in the Secret, and the server's pg_hba.conf", True),
-    "3D000": ("DatabaseMissing", "check the database's name in the Secret, or create it", True),
-    "3F000": ("SchemaMissing", "run `outhaul schema apply`, or check that it is the right database", True),
-    "42P01": ("SchemaMissing", "run `outhaul schema apply`, or check that it is the right database", True),
-    "42703": ("SchemaMissing", "run `outhaul schema apply` of this release", True),
-    "42883": ("SchemaMissing", "run `outhaul schema apply` of this release", True),
-    "42501": ("PermissionDenied", "run `outhaul schema grant --as operator` for this role", True),
-    "25006": ("ReadOnly", "point the Secret at the primary", False),
-    "53300": ("TooManyConnections", "raise max_connections or the role's CONNECTION LIMIT, or close some", False),
-    "53": ("OutOfResources", "give the server disk or memory", False),
-    "55P03": ("Locked", "end the transaction that holds the lock", False),
-    "57014": ("TimedOut", "look for locks and load on the server", False),
-    "57": ("Unreachable", "wait until the server is up again", False),
-    "08": ("Unreachable", "check host and port in the Secret, and that the server is up", False),
+_BY_STATE: Final[dict[str, tuple[str, str]]] = {
+    "28": ("CredentialsRefused", "check user and password in the Secret, and the server's pg_hba.conf"),
+    "3D000": ("DatabaseMissing", "check the database's name in the Secret, or create it"),
+    "3F000": ("SchemaMissing", "run `outhaul schema apply`, or check that it is the right database"),
+    "42P01": ("SchemaMissing", "run `outhaul schema apply`, or check that it is the right database"),
+    "42703": ("SchemaMissing", "run `outhaul schema apply` of this release"),
+    "42883": ("SchemaMissing", "run `outhaul schema apply` of this release"),
+    "42501": ("PermissionDenied", "run `outhaul schema grant --as operator` for this role"),
+    "25006": ("ReadOnly", "point the Secret at the primary"),
+    "53300": ("TooManyConnections", "raise max_connections or the role's CONNECTION LIMIT, or close some"),
+    "53": ("OutOfResources", "give the server disk or memory"),
+    "55P03": ("Locked", "end the transaction that holds the lock"),
+    "57014": ("TimedOut", "look for locks and load on the server"),
+    "57": ("Unreachable", "wait until the server is up again"),
+    "08": ("Unreachable", "check host and port in the Secret, and that the server is up"),
 }
 
 # libpq tells no SQLSTATE of a connection it could not make, only the server's words.
@@ -64,13 +64,13 @@ _WORDS = re.compile(r"(?:FATAL|ERROR):\s*(?P<words>[^\n]+)")
 
 def secret_invalid(error: ConfigurationError) -> Trouble:
     """An address in a Secret that cannot be used. Its value is not shown, not even redacted."""
-    return Trouble("SecretInvalid", f"the Secret's {error.setting}: {error.remedy}", hopeless=True)
+    return Trouble("SecretInvalid", f"the Secret's {error.setting}: {error.remedy}")
 
 
 def file_named(setting: str) -> Trouble:
     """An address that would have this process read or write a file of its own."""
     message = f"the Secret's {setting}: names a file of the operator's; write the password into the URL"
-    return Trouble("SecretInvalid", message, hopeless=True)
+    return Trouble("SecretInvalid", message)
 
 
 def timed_out(what: str, address: str, seconds: float) -> Trouble:
@@ -82,7 +82,7 @@ def timed_out(what: str, address: str, seconds: float) -> Trouble:
 def of_database(error: BaseException, address: str) -> Trouble:
     """What a database did to a connection or a statement."""
     if isinstance(error, SchemaError):
-        return Trouble("SchemaMissing", f"database at {address}: {error}", hopeless=True)
+        return Trouble("SchemaMissing", f"database at {address}: {error}")
     if isinstance(error, DatabaseUnreachable) and error.__cause__ is not None:
         error = error.__cause__
     text = str(error)
@@ -92,9 +92,9 @@ def of_database(error: BaseException, address: str) -> Trouble:
     if state is None:
         state = next((code for pattern, code in _BY_WORDS if re.search(pattern, words or text)), None)
     if state is not None:
-        reason, remedy, hopeless = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or ("Refused", "", False)
+        reason, remedy = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or ("Refused", "")
         said = redact(words.strip()) or reason
-        return Trouble(reason, _sentence(f"database at {address}: {said}", remedy), hopeless=hopeless)
+        return Trouble(reason, _sentence(f"database at {address}: {said}", remedy))
     for pattern, why, remedy in _NETWORK:
         if re.search(pattern, text):
             return Trouble("Unreachable", _sentence(f"database at {address}: {why}", remedy))
@@ -105,11 +105,11 @@ def of_database(error: BaseException, address: str) -> Trouble:
 def of_broker(error: BaseException) -> Trouble:
     """What a broker, or its management API, did."""
     if isinstance(error, Unreachable) and isinstance(error.__cause__, ChannelClosedByBroker) and error.refused:
-        return Trouble("PermissionDenied", str(error), hopeless=True)
+        return Trouble("PermissionDenied", str(error))
     if isinstance(error, Unreachable):
-        return Trouble("CredentialsRefused" if error.refused else "Unreachable", str(error), hopeless=error.refused)
+        return Trouble("CredentialsRefused" if error.refused else "Unreachable", str(error))
     if isinstance(error, TopologyError):
-        return Trouble("PermissionDenied", str(error), hopeless=True)
+        return Trouble("PermissionDenied", str(error))
     return Trouble("Unreachable", f"broker: {redact(str(error)) or type(error).__name__}")
 
 

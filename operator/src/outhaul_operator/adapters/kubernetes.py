@@ -117,7 +117,6 @@ class KubernetesCluster:
                 "SecretNotAllowed",
                 f'Secret {name} does not carry the label {ALLOW_LABEL}: "true", without which it is not used; '
                 f"kubectl label secret {name} -n {namespace} {ALLOW_LABEL}=true",
-                hopeless=True,
             )
         return _decoded(found.data or {})
 
@@ -178,9 +177,7 @@ class KubernetesCluster:
         except ApiRefused as error:
             if error.reason == "AlreadyExists":
                 return await self._unless_owned(target, name)
-            return Refused(
-                Trouble("JobRefused", f"the API server did not take the Job {name}: {error.message}", hopeless=True)
-            )
+            return Refused(Trouble("JobRefused", f"the API server did not take the Job {name}: {error.message}"))
         return None
 
     async def set_ttl(self, target: Target, job: str, seconds: int) -> Refused | None:
@@ -235,7 +232,6 @@ class KubernetesCluster:
                 "JobNameTaken",
                 f"a Job named {name} exists and is none of {target}; delete it: kubectl delete job {name} "
                 f"-n {target.namespace}",
-                hopeless=True,
             )
         )
 
@@ -301,9 +297,7 @@ def _decoded(data: Mapping[str, str]) -> dict[str, str]:
 
 def _missing(error: ApiRefused, what: str, namespace: str, name: str) -> Trouble:
     if error.code == 404:
-        return Trouble(
-            f"{what}Missing", f"there is no {what} {name} in namespace {namespace}; create it", hopeless=True
-        )
+        return Trouble(f"{what}Missing", f"there is no {what} {name} in namespace {namespace}; create it")
     return _forbidden(error, f"get the {what} {name}", namespace)
 
 
@@ -312,6 +306,5 @@ def _forbidden(error: ApiRefused, doing: str, namespace: str) -> Trouble:
         return Trouble(
             "Forbidden",
             f"the operator may not {doing} in namespace {namespace}; give it the Role of the chart there",
-            hopeless=True,
         )
-    return Trouble("ApiRefused", f"the API server refused to {doing}: {error}", hopeless=True)
+    return Trouble("ApiRefused", f"the API server refused to {doing}: {error}")

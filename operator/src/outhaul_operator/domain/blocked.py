@@ -32,5 +32,5 @@ def plan(target: Target, status: Mapping[str, Any], trouble: Trouble, now: datet
 def by_spec(target: Target, status: Mapping[str, Any], error: ConfigurationError, now: datetime) -> Plan:
     """Its spec cannot be read: it is looked at again when that changes. Jobs that run already end by themselves."""
     words = f"{error}. Correct the field; nothing is done for this object until then."
-    planned = plan(target, status, Trouble("InvalidSpec", words, hopeless=True), now)
+    planned = plan(target, status, Trouble("InvalidSpec", words), now)
     return replace(planned, look_again_seconds=None)

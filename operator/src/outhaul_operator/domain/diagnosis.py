@@ -103,10 +103,10 @@ def obstacle(
 def blocked_route(route: WaitingRoute, broker: BrokerView) -> Trouble | None:
     """Why nothing can be sent by that route; None when nothing is known against it."""
     if route.exchange in broker.missing_exchanges:
-        return Trouble("ExchangeMissing", f"exchange {route.exchange} does not exist; {APPLY}", hopeless=True)
+        return Trouble("ExchangeMissing", f"exchange {route.exchange} does not exist; {APPLY}")
     if (route.exchange, route.routing_key) in broker.unrouted:
         text = f"exchange {route.exchange} has no queue bound for {route.routing_key}; {APPLY}, or bind a queue to it"
-        return Trouble("NoQueueBound", text, hopeless=True)
+        return Trouble("NoQueueBound", text)
     return None
 
 
@@ -143,7 +143,7 @@ def _database_problem(seen: OutboxDatabase | InboxDatabase | Trouble | None) -> 
         return seen
     problems = [finding for finding in seen.findings if finding.level is Level.PROBLEM]
     if problems:
-        return Trouble(_reason(problems[0]), _sentences(map(_told, problems)), hopeless=True)
+        return Trouble(_reason(problems[0]), _sentences(map(_told, problems)))
     return None
 
 

@@ -42,12 +42,12 @@ def _against(spec: RedriveSpec, snapshot: RedriveSnapshot) -> Trouble | None:
     inbox, namespace = snapshot.inbox, snapshot.target.namespace
     if inbox is None:
         text = f"there is no Inbox {spec.inbox} in namespace {namespace}; create it, or delete this Redrive"
-        return Trouble("InboxMissing", text, hopeless=True)
+        return Trouble("InboxMissing", text)
     if isinstance(inbox, Trouble):
-        return Trouble(inbox.reason, f"Inbox {spec.inbox}: {inbox.message}", inbox.hopeless)
+        return Trouble(inbox.reason, f"Inbox {spec.inbox}: {inbox.message}")
     against = diagnosis.obstacle(snapshot.database, snapshot.broker) or _queue_missing(spec, inbox, snapshot.broker)
     if against is not None:
-        return Trouble(against.reason, f"waits for Inbox {spec.inbox}: {against.message}", against.hopeless)
+        return Trouble(against.reason, f"waits for Inbox {spec.inbox}: {against.message}")
     return None
 
 
@@ -56,9 +56,9 @@ def _queue_missing(spec: RedriveSpec, inbox: InboxSpec, broker: BrokerView | Tro
         return None
     if broker.depths.dead is None:
         text = f"queue {dead_letter_queue(inbox.queue)} does not exist; {diagnosis.APPLY}"
-        return Trouble("DeadLetterQueueMissing", text, hopeless=True)
+        return Trouble("DeadLetterQueueMissing", text)
     if broker.depths.main is None and not spec.discard_reason:
-        return Trouble("QueueMissing", f"queue {inbox.queue} does not exist; {diagnosis.APPLY}", hopeless=True)
+        return Trouble("QueueMissing", f"queue {inbox.queue} does not exist; {diagnosis.APPLY}")
     return None
 
 

@@ -43,12 +43,12 @@ def _against(spec: ResendSpec, snapshot: ResendSnapshot) -> Trouble | None:
     outbox, namespace = snapshot.outbox, snapshot.target.namespace
     if outbox is None:
         text = f"there is no Outbox {spec.outbox} in namespace {namespace}; create it, or delete this Resend"
-        return Trouble("OutboxMissing", text, hopeless=True)
+        return Trouble("OutboxMissing", text)
     if isinstance(outbox, Trouble):
-        return Trouble(outbox.reason, f"Outbox {spec.outbox}: {outbox.message}", outbox.hopeless)
+        return Trouble(outbox.reason, f"Outbox {spec.outbox}: {outbox.message}")
     against = diagnosis.obstacle(snapshot.database, snapshot.broker) or _blocked(spec, snapshot)
     if against is not None:
-        return Trouble(against.reason, f"waits for Outbox {spec.outbox}: {against.message}", against.hopeless)
+        return Trouble(against.reason, f"waits for Outbox {spec.outbox}: {against.message}")
     return None
 
 
