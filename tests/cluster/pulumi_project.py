@@ -54,6 +54,10 @@ class PulumiProject:
         config = kept | {f"outhaul:{key}": value for key, value in written.items()}
         path.write_text(yaml.safe_dump(there | {"config": config}))
 
+    def replace_program(self, text: str) -> None:
+        """Another program in place of the project's own, with the same environment and settings."""
+        (self.folder / "infra" / "__main__.py").write_text(text)
+
     def command(self, module: str, *arguments: str) -> str:
         """One of our own commands, in the environment that `pulumi install` made."""
         return self._run(str(self.folder / ".pv/bin/python"), "-m", module, *arguments)

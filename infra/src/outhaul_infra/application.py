@@ -33,18 +33,25 @@ class Application(pulumi.ComponentResource):
         opts: pulumi.ResourceOptions,
     ) -> None:
         super().__init__("outhaul:infra:Application", name, None, opts)
-        # Its release's name is the resource's.
-        self.chart = Chart(
-            names.RELEASE,
-            chart=str(root / stack.settings.chart.path),
-            namespace=stack.app,
-            values=chart_values(stack.settings, authority_secret=authority_secret, credentials=credentials),
-            # The definitions that `chart.keepCrds` left are found again.
-            opts=pulumi.ResourceOptions.merge(stack.options(self), pulumi.ResourceOptions(provider=stack.finding)),
+        self.chart = outhaul_chart(
+            stack, root=root, authority_secret=authority_secret, credentials=credentials, opts=stack.options(self)
         )
         for resource in (outbox(stack.app), inbox(stack.app)):
             register(resource, stack.options(self, self.chart))
         self.register_outputs({"namespace": stack.app})
+
+
+def outhaul_chart(
+    stack: Stack, *, root: Path, authority_secret: str | None, credentials: str, opts: pulumi.ResourceOptions
+) -> Chart:
+    """The chart; the definitions that `chart.keepCrds` left are found again."""
+    return Chart(
+        names.RELEASE,  # and so the release's name
+        chart=str(root / stack.settings.chart.path),
+        namespace=stack.app,
+        values=chart_values(stack.settings, authority_secret=authority_secret, credentials=credentials),
+        opts=pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(provider=stack.finding)),
+    )
 
 
 def outbox(namespace: str) -> Manifest:
