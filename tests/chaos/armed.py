@@ -38,11 +38,11 @@ def wait_stopped(function: Function, trigger: str, *, seconds: float = 60) -> No
     """Until it stands still at that trigger."""
     process = function._process
     assert process is not None
-    poll(lambda: _state(process.pid) == "T", seconds=seconds, what=f"a process that stands still at {trigger}")
+    poll(lambda: state(process.pid) == "T", seconds=seconds, what=f"a process that stands still at {trigger}")
     assert times_reached(function, trigger) == 1
 
 
-def _state(pid: int) -> str:
-    """As the kernel has it (proc(5)): T is stopped by a signal."""
+def state(pid: int) -> str:
+    """Of a process, as the kernel has it (proc(5)): T is stopped by a signal."""
     stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return stat.rpartition(")")[2].split()[0]

@@ -54,12 +54,12 @@ class Load:
         """Orders acknowledged so far."""
         return len(self.told.acknowledged)
 
-    def more(self, count: int, *, seconds: float = 30) -> None:
+    def more(self, count: int, *, seconds: float = 120) -> None:
         """Until that many more orders are acknowledged."""
         wanted = self.acknowledged + count
         poll(lambda: self.acknowledged >= wanted, seconds=seconds, what=f"{count} more orders")
 
-    def attempts(self, count: int, *, seconds: float = 30) -> None:
+    def attempts(self, count: int, *, seconds: float = 120) -> None:
         """Until that many more orders are attempted, acknowledged or not."""
         wanted = len(self.told.attempted) + count
         poll(lambda: len(self.told.attempted) >= wanted, seconds=seconds, what=f"{count} more attempts")

@@ -63,8 +63,8 @@ class System:
     def start(
         self,
         *,
-        orders: int = 1,
-        waybills: int = 1,
+        orders: int = 2,
+        waybills: int = 2,
         order_settings: dict[str, str] | None = None,
         waybill_settings: dict[str, str] | None = None,
         waybill_module: str = WAYBILL,

@@ -32,7 +32,7 @@ def logged_at_another_time(system: System) -> bool:
 
 @pytest.mark.parametrize(("order", "waybill"), [("-7h", "+7h"), ("+7h", "-7h")])
 def test_clocks_hours_off_in_both_directions_cost_no_order(order: str, waybill: str, system: System) -> None:
-    system.start(orders=2, order_settings=clock(order), waybill_settings=clock(waybill))
+    system.start(order_settings=clock(order), waybill_settings=clock(waybill))
     with system.load() as load:
         load.more(40)
         system.orders[0].restart()

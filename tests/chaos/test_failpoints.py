@@ -6,19 +6,14 @@ verdict. Where a point really lies is looked up in the databases and the queues 
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-
 import psycopg
 import pytest
 
 from chaos.armed import arm, disarm, times_reached, wait_killed, wait_stopped
-from chaos.function import TESTS, Function
+from chaos.function import Function
 from chaos.ledger import judge
-from chaos.ledger_reading import read
+from chaos.ledger_reading import backlog, read
 from chaos.system import System, count, lasts
-from function_process import environment
 from outhaul_waybill.topology import QUEUE
 from support import poll
 from support_amqp import Amqp
@@ -48,6 +43,20 @@ def alive_again(victim: Function) -> None:
     victim.wait_ready()
 
 
+def wait_ended(victim: Function, trigger: str) -> None:
+    """Until it is dead, or stands still, as the trigger says."""
+    (wait_killed if "=kill" in trigger else wait_stopped)(victim, trigger)
+
+
+def go_on(victim: Function, trigger: str) -> None:
+    """Started again, or moving again once the broker has given up on it."""
+    if "=kill" in trigger:
+        alive_again(victim)
+    else:
+        lasts(PAST_THE_LEASE_SECONDS)
+        victim.thaw()
+
+
 @pytest.mark.parametrize(
     ("point", "answered", "queued"),
     [
@@ -61,7 +70,7 @@ def test_a_senders_point_lies_where_its_name_says(
     point: str, answered: bool | None, queued: int, system: System
 ) -> None:
     trigger = f"{point}=kill@1"
-    system.start(waybills=0, order_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
+    system.start(orders=1, waybills=0, order_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
     [sender] = system.orders
     with Amqp(system.broker) as amqp, system.load(rate=1, clients=1) as load:
         wait_killed(sender, trigger)
@@ -81,7 +90,7 @@ def test_a_senders_point_lies_where_its_name_says(
 @pytest.mark.parametrize(("point", "made"), [("insert-commit", 0), ("commit-ack", 1)])
 def test_a_consumers_point_lies_where_its_name_says(point: str, made: int, system: System) -> None:
     trigger = f"{point}=kill@1"
-    system.start(waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
+    system.start(waybills=1, waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
     [consumer] = system.waybills
     with Amqp(system.broker) as amqp, system.load(rate=1, clients=1) as load:
         wait_killed(consumer, trigger)
@@ -94,7 +103,7 @@ def test_a_consumers_point_lies_where_its_name_says(point: str, made: int, syste
 
 def test_an_order_between_its_insert_and_its_commit_is_there_or_not_and_never_twice(system: System) -> None:
     """The statement is one, so the point lies in the server: a deferred trigger waits there before the commit."""
-    system.start(orders=2)
+    system.start()
     with psycopg.connect(system.order_dsn, autocommit=True) as conn:
         conn.execute(
             "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS "
@@ -134,7 +143,7 @@ def test_an_order_between_its_insert_and_its_commit_is_there_or_not_and_never_tw
     ],
 )
 def test_a_function_killed_between_two_steps_costs_no_order(point: str, system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     victim = system.rng.choice(victims_of(point, system))
     trigger = f"{point}=kill@{system.rng.randint(1, 20)}"
     armed_again(victim, trigger)
@@ -149,7 +158,7 @@ def test_a_function_killed_between_two_steps_costs_no_order(point: str, system: 
 
 @pytest.mark.parametrize("point", [*SENDER_POINTS, *CONSUMER_POINTS])
 def test_both_functions_killed_between_two_steps_twice_over_cost_no_order(point: str, system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     victims = victims_of(point, system)
     triggers = [f"{point}=kill@{system.rng.randint(1, 10)}" for _ in victims]
     for victim, trigger in zip(victims, triggers, strict=True):
@@ -170,7 +179,7 @@ def test_both_functions_killed_between_two_steps_twice_over_cost_no_order(point:
 @pytest.mark.parametrize("ends", ["goes on", "is killed"])
 @pytest.mark.parametrize("point", [*SENDER_POINTS, *CONSUMER_POINTS])
 def test_a_function_that_stands_still_between_two_steps_costs_no_order(point: str, ends: str, system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     victim = system.rng.choice(victims_of(point, system))
     trigger = f"{point}=stop@{system.rng.randint(1, 20)}"
     armed_again(victim, trigger)
@@ -187,31 +196,36 @@ def test_a_function_that_stands_still_between_two_steps_costs_no_order(point: st
     assert system.spent_attempts() == 0
 
 
+@pytest.mark.parametrize("action", ["kill", "stop"])
 @pytest.mark.parametrize("point", LETTER_POINTS)
-def test_a_consumer_killed_around_the_confirm_of_a_retry_costs_no_order(point: str, system: System) -> None:
+def test_a_consumer_killed_around_the_confirm_of_a_retry_costs_no_order(
+    point: str, action: str, system: System
+) -> None:
     """The message comes back from the queue, and its copy from the delay: one of the two takes effect."""
-    trigger = f"{point}=kill@1"
-    system.start(
-        waybills=2, waybill_module="chaos.flaky_waybill", waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger}
-    )
+    trigger = f"{point}={action}@1"
+    system.start(waybill_module="chaos.flaky_waybill", waybill_settings={"OUTHAUL_TEST_FAILPOINTS": trigger})
     with system.load(prefix="flaky", rate=2, clients=1) as load:
         poll(lambda: any(times_reached(each, trigger) for each in system.waybills), seconds=30, what="the first death")
         [victim, *_] = [each for each in system.waybills if times_reached(each, trigger)]
-        wait_killed(victim, trigger)
+        wait_ended(victim, trigger)
         told = load.finish()
         for each in system.waybills:
-            each.kill()
-            alive_again(each)
+            if each is not victim:
+                each.kill()
+                alive_again(each)
+        go_on(victim, trigger)
         system.settle(told, seconds=90)
 
 
+@pytest.mark.parametrize("action", ["kill", "stop"])
 @pytest.mark.parametrize("point", LETTER_POINTS)
 def test_a_consumer_killed_around_the_confirm_of_a_dead_letter_may_leave_two_and_loses_none(
-    point: str, system: System
+    point: str, action: str, system: System
 ) -> None:
     """A letter is sent at least once, as every message: one that is there twice is one message to redrive."""
-    trigger = f"{point}=kill@1"
+    trigger = f"{point}={action}@1"
     system.start(
+        waybills=1,
         waybill_module="chaos.poisoned_waybill",
         waybill_settings={"OUTHAUL_CONSUMER_MAX_ATTEMPTS": "1", "OUTHAUL_TEST_FAILPOINTS": trigger},
     )
@@ -220,14 +234,17 @@ def test_a_consumer_killed_around_the_confirm_of_a_dead_letter_may_leave_two_and
         with system.load(prefix="raise", rate=0.5, clients=1) as load:
             load.more(1)
             told = load.finish()
-        wait_killed(consumer, trigger)
+        wait_ended(consumer, trigger)
         assert amqp.depth(DEAD_LETTERS) == 1
-        alive_again(consumer)
-        poll(lambda: amqp.depth(DEAD_LETTERS) == 2, seconds=30, what="the letter once more")
-        poll(lambda: amqp.depth(QUEUE) == 0, what="an empty queue")
+        go_on(consumer, trigger)
+        poll(lambda: amqp.depth(DEAD_LETTERS) >= 2, seconds=30, what="the letter once more")
+        poll(lambda: backlog(system.order_dsn, system.broker) == 0, seconds=30, what="an empty backlog")
         poll(lambda: "OuthaulDeadLetter" in system.alerts.names(), seconds=15, what="word of the dead letters")
     seen = read(system.order_dsn, system.waybill_dsn, system.broker)
-    assert [each.message_id for each in seen.queued] == [each.message_id for each in seen.orders] * 2
+    [order] = seen.orders
+    # One that stood still may not know that its first is confirmed, and send it once more by itself.
+    assert 2 <= len(seen.queued) <= (2 if action == "kill" else 3)
+    assert {each.message_id for each in seen.queued} == {order.message_id}
     verdict = judge(told, seen, alerts=system.alerts.names())
     assert verdict.violations() == verdict.duplicated
     assert len(verdict.duplicated) == 1
@@ -236,7 +253,7 @@ def test_a_consumer_killed_around_the_confirm_of_a_dead_letter_may_leave_two_and
 def test_a_consumer_that_never_moves_again_inside_its_transaction_holds_nobody_up_for_long(system: System) -> None:
     """Its rows in the inbox are locked for as long as its session lasts, which the database is told to end."""
     trigger = "insert-commit=stop@5"
-    system.start(waybills=2, waybill_settings={"OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "2s"})
+    system.start(waybill_settings={"OUTHAUL_CONSUMER_HANDLER_TIMEOUT": "2s"})
     victim = system.waybills[0]
     armed_again(victim, trigger)
     with system.load(rate=30) as load:
@@ -247,48 +264,3 @@ def test_a_consumer_that_never_moves_again_inside_its_transaction_holds_nobody_u
         victim.thaw()
         poll(lambda: victim.answers("/readyz") == 200, seconds=30, what="the consumer that goes on")
     assert system.made() == len(told.acknowledged)
-
-
-def resend(system: System, trigger: str = "") -> subprocess.CompletedProcess[str]:
-    """`outhaul resend` of everything, always as the same run."""
-    settings = {
-        "PYTHONPATH": str(TESTS),
-        "OUTHAUL_ORDER_DATABASE_URL": system.order_dsn,
-        "OUTHAUL_AMQP_URL": system.broker.amqp_url,
-        "OUTHAUL_TEST_FAILPOINTS": trigger,
-    }
-    command = [sys.executable, "-P", "-m", "chaos.armed_command", "resend", "--run-id", "ticket-1"]
-    return subprocess.run(
-        command, env=environment(settings), cwd=system.folder, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-def test_a_resend_killed_between_any_two_steps_is_finished_by_the_same_run_begun_again(system: System) -> None:
-    system.start(waybills=2)
-    [sender] = system.orders
-    with system.load() as load:
-        load.more(20)
-        system.links.order_to_broker.stop()
-        load.more(100)
-        told = load.finish()
-    sender.kill()
-    waiting = system.pending()
-    assert waiting >= 90
-    for trigger in (
-        f"commit-publish=kill@{system.rng.randint(1, 20)}",
-        "publish-confirm=kill@2",
-        "confirm-mark=kill@1",
-    ):
-        with psycopg.connect(system.order_dsn) as conn:
-            # What the dead sender, and the last resend, had taken is free again: their leases are over.
-            conn.execute("UPDATE outbox SET available_at = clock_timestamp()")
-        ended = resend(system, trigger)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
-        assert f"failpoint reached: {trigger}" in ended.stderr
-        assert system.pending(), "something is left for the next"
-    with psycopg.connect(system.order_dsn) as conn:
-        conn.execute("UPDATE outbox SET available_at = clock_timestamp()")
-    ended = resend(system)
-    assert ended.returncode == 0, ended.stderr
-    system.settle(told)
-    assert count(system.order_dsn, "SELECT count(*) FROM runs WHERE run_id = 'ticket-1' AND state = 'done'") == 1

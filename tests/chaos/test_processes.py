@@ -11,7 +11,7 @@ pytestmark = pytest.mark.chaos
 
 @pytest.mark.chaos_quick
 def test_functions_killed_at_random_lose_and_double_no_order(system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     with system.load() as load:
         load.more(20)
         for _ in range(4):
@@ -26,7 +26,7 @@ def test_functions_killed_at_random_lose_and_double_no_order(system: System) -> 
 
 
 def test_functions_killed_again_and_again_at_random_lose_and_double_no_order(system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     with system.load(rate=100) as load:
         load.more(20)
         kills = [function.restart for function in system.functions]
@@ -37,7 +37,7 @@ def test_functions_killed_again_and_again_at_random_lose_and_double_no_order(sys
 
 
 def test_all_functions_killed_at_once_come_back_to_a_whole_ledger(system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     with system.load() as load:
         for _ in range(3):
             load.more(30)
@@ -52,7 +52,7 @@ def test_all_functions_killed_at_once_come_back_to_a_whole_ledger(system: System
 
 @pytest.mark.chaos_quick
 def test_a_sender_that_stands_still_past_its_lease_doubles_nothing_when_it_goes_on(system: System) -> None:
-    system.start(orders=2)
+    system.start()
     with system.load() as load:
         load.more(30)
         system.orders[0].freeze()
@@ -63,7 +63,7 @@ def test_a_sender_that_stands_still_past_its_lease_doubles_nothing_when_it_goes_
 
 
 def test_a_consumer_that_stands_still_is_replaced_by_another_and_doubles_nothing(system: System) -> None:
-    system.start(waybills=2)
+    system.start()
     with system.load() as load:
         load.more(50)
         system.waybills[0].freeze()
@@ -77,9 +77,9 @@ def test_a_consumer_that_stands_still_is_replaced_by_another_and_doubles_nothing
 
 
 def test_rolling_restarts_under_load_dead_letter_nothing(system: System) -> None:
-    system.start(orders=2, waybills=2)
+    system.start()
     with system.load() as load:
-        for _ in range(3):
+        for _ in range(10):
             for function in system.functions:
                 load.more(5)
                 function.restart(kill=False)
