@@ -67,11 +67,15 @@ def deleted(broker: BrokerUnderTest, kind: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def forbidden(broker: BrokerUnderTest, right: str) -> Iterator[None]:
-    """The functions' user has no such right (``read`` or ``write``)."""
+    """The functions' user has no such right (``read`` or ``write``), and no connection that remembers having had it.
+
+    A channel keeps what it was allowed, and a consumer is asked once, when it subscribes.
+    """
     user = quote(urlsplit(broker.amqp_url).username or "", safe="")
     path = f"permissions/{quote(broker.vhost, safe='')}/{user}"
     ask(broker, "PUT", path, {**EVERYTHING, right: "^$"})
     try:
+        close_connections(broker)
         yield
     finally:
         ask(broker, "PUT", path, EVERYTHING)

@@ -10,6 +10,7 @@ from chaos.ledger import Told
 from chaos.ledger_reading import queues
 from chaos.servers import Servers, kill
 from chaos.system import System, count, lasts
+from outhaul.topology import DEAD_LETTER_EXCHANGE
 from outhaul_waybill.topology import EXCHANGE, QUEUE, ROUTING_KEY
 from support import poll
 from support_amqp import Amqp
@@ -59,6 +60,19 @@ def test_a_dead_letter_queue_that_is_missing_while_the_broker_restarts_loses_no_
             kill(servers.broker)
             servers.broker.start()
             servers.hold()
+        load.more(30)
+        system.settle(load.finish(), letters=5, seconds=120)
+
+
+def test_a_dead_letter_exchange_that_is_deleted_loses_no_letter(system: System) -> None:
+    system.start()
+    with Amqp(system.broker) as amqp, system.load() as load:
+        load.more(10)
+        with deleted(system.broker, "exchanges", DEAD_LETTER_EXCHANGE):
+            for number in range(5):
+                send_malformed(amqp, load.told, number)
+            load.more(30)
+            poll(lambda: letters_held(system) == 5, seconds=90, what="letters that wait")
         load.more(30)
         system.settle(load.finish(), letters=5, seconds=120)
 
