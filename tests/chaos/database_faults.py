@@ -80,6 +80,20 @@ def failing_inserts(dsn: str, table: str, sqlstate: str) -> Iterator[None]:
             conn.execute(sql.SQL("DROP TRIGGER chaos_fail ON {}").format(sql.Identifier(table)))
 
 
+def detach_partitions(dsn: str, table: str) -> int:
+    """Leave the table its default partition alone; how many it had beside that."""
+    named = (
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass "
+        "AND inhrelid::regclass::text NOT LIKE '%%default'"
+    )
+    with psycopg.connect(dsn) as conn:
+        children = conn.execute(named, (table,)).fetchall()
+        for (child,) in children:
+            detach = sql.SQL("ALTER TABLE {} DETACH PARTITION {}")
+            conn.execute(detach.format(sql.Identifier(table), sql.Identifier(child)))
+    return len(children)
+
+
 def failures(dsn: str) -> int:
     """How many inserts :func:`failing_inserts` made fail."""
     with psycopg.connect(dsn) as conn:
