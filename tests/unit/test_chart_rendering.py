@@ -28,6 +28,7 @@ from chart_support import (
 )
 from outhaul.broker_admin.topology_load import topology_from
 from outhaul_operator.adapters.permissions import PERMISSIONS
+from outhaul_operator.metrics import OperatorMetrics
 from outhaul_operator.config import OperatorConfig
 from outhaul_order.config import OrderConfig
 from outhaul_waybill import topology
@@ -172,6 +173,18 @@ def test_the_replicas_are_left_to_whoever_scales() -> None:
     assert of_kind(documents, "HorizontalPodAutoscaler")["outhaul-order"]["spec"]["maxReplicas"] == 6
 
 
+def test_an_eviction_may_take_some_pods_of_a_function_and_never_all() -> None:
+    documents = render(nested("functions.order", {"maxUnavailable": "25%"}))
+    budgets = of_kind(documents, "PodDisruptionBudget")
+    assert {name: each["spec"]["maxUnavailable"] for name, each in budgets.items()} == {
+        "outhaul-order": "25%",
+        "outhaul-waybill": 1,
+    }
+    for name, deployment in of_kind(documents, "Deployment").items():
+        if name in budgets:
+            assert budgets[name]["spec"]["selector"] == deployment["spec"]["selector"]
+
+
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
     """A folder with what Secrets of type kubernetes.io/tls hold."""
@@ -244,8 +257,36 @@ def test_the_chart_carries_the_rules_of_the_library() -> None:
     """Copy them by `cp sdk/src/outhaul/rules/outhaul.rules.yml helm/outhaul/files/`."""
     rules = ROOT / "sdk" / "src" / "outhaul" / "rules" / "outhaul.rules.yml"
     assert (CHART / "files" / "outhaul.rules.yml").read_text() == rules.read_text()
-    [made] = of_kind(render({"keda": {"enabled": False}}, apis=EVERY_API), "PrometheusRule").values()
+    alone = {"keda": {"enabled": False}, "operator": {"enabled": False}}
+    [made] = of_kind(render(alone, apis=EVERY_API), "PrometheusRule").values()
     assert made["spec"] == yaml.safe_load(rules.read_text())
+
+
+@pytest.mark.needs("promtool")
+def test_an_operator_that_does_not_report_is_told_of(tmp_path: Path) -> None:
+    """For its own namespace: another release's operator does not stand in for it."""
+    [made] = of_kind(render(apis=EVERY_API, namespace="shop"), "PrometheusRule").values()
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(made["spec"]))
+    [objects] = [each.name for each in OperatorMetrics().instruments() if each.name == "outhaul_operator_objects"]
+
+    def at(minute: int, *, fires: bool) -> dict[str, Any]:
+        labels = {"namespace": "shop", "severity": "warning"}
+        [group] = [each for each in made["spec"]["groups"] if each["name"] == "outhaul-operator"]
+        [alert] = group["rules"]
+        expected = [{"exp_labels": labels, "exp_annotations": alert["annotations"]}] if fires else []
+        return {"eval_time": f"{minute}m", "alertname": alert["alert"], "exp_alerts": expected}
+
+    series = [
+        {"series": f'{objects}{{namespace="shop"}}', "values": "0x10 _x20"},
+        {"series": f'{objects}{{namespace="elsewhere"}}', "values": "7x30"},
+    ]
+    case = {"interval": "1m", "input_series": series, "alert_rule_test": [at(9, fires=False), at(29, fires=True)]}
+    (tmp_path / "case.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": [case]}))
+    tested = subprocess.run(
+        ["promtool", "test", "rules", "case.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    assert "### OuthaulOperatorAbsent" in (ROOT / "docs" / "runbooks.md").read_text()
 
 
 @pytest.mark.needs("promtool")

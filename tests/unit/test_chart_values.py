@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -12,6 +15,9 @@ from chart_support import CHART, Document, HelmRefused, nested, render
 
 pytestmark = pytest.mark.needs("helm")
 ON = {"keda": {"enabled": True}}
+# What the schema leaves to whoever writes it; and the values that are a text of any form.
+FREE = {"annotations", "labels", "limits", "nodeSelector", "podAnnotations", "requests", "settings", "global"}
+ANY_TEXT = {("schema", "rerun"), ("topology", "rerun")}
 
 REFUSED: list[tuple[str, object, str]] = [
     # Names that are not known, at every depth
@@ -51,11 +57,15 @@ REFUSED: list[tuple[str, object, str]] = [
     ("functions.order.resources.limits.memory", "lots", "functions/order/resources/limits/memory"),
     ("functions.order.autoscaling.targetCPUPercent", 101, "want 100"),
     ("schema.order.backoffLimit", 1, "'backoffLimit' not allowed"),
+    ("schema.order.functionRole", "  ", "schema/order/functionRole"),
+    ("schema.waybill.operatorRole", "role\nname", "schema/waybill/operatorRole"),
     ("topology.nodes", 0, "want 1"),
     ("topology.schedule", "often", "topology/schedule"),
     ("keda.enabled", "perhaps", "keda/enabled"),
     ("keda.messagesPerReplica", 0, "want 1"),
     ("keda.virtualHost", "", "keda/virtualHost"),
+    ("keda.virtualHost", "/\n", "keda/virtualHost"),
+    ("keda.queue", " outhaul.waybill", "keda/queue"),
     ("monitoring.podMonitor.interval", "15", "monitoring/podMonitor/interval"),
     ("networkPolicies.dns.ports", [], "minItems"),
     ("networkPolicies.dns.ports", [0], "want 1"),
@@ -123,16 +133,65 @@ def test_what_just_fits_is_taken(values: Document) -> None:
     assert render(values)
 
 
-def test_every_value_is_described_by_the_schema_and_the_other_way_round() -> None:
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    schema = yaml.safe_load((CHART / "values.schema.json").read_text())
-    free = {"annotations", "labels", "limits", "nodeSelector", "podAnnotations", "requests", "settings", "global"}
+def _values() -> Document:
+    return dict(yaml.safe_load((CHART / "values.yaml").read_text()))
 
+
+def _schema() -> Document:
+    return dict(json.loads((CHART / "values.schema.json").read_text()))
+
+
+def test_every_value_is_described_by_the_schema_and_the_other_way_round() -> None:
     def compare(given: Mapping[str, Any], described: Mapping[str, Any], path: str) -> None:
         known = described["properties"]
         assert set(given) == set(known) - {"global"}, path
         for name, value in given.items():
-            if isinstance(value, dict) and name not in free:
+            if isinstance(value, dict) and name not in FREE:
                 compare(value, known[name], f"{path}.{name}")
 
-    compare(values, schema, "")
+    compare(_values(), _schema(), "")
+
+
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and name not in FREE:
+            yield from _leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def _nonsense(path: tuple[str, ...], value: object) -> list[object]:
+    """What cannot stand for such a value, whatever it means."""
+    always: list[object] = [{"a": ["b"]}, ["x", ["y"]], 1.5]
+    match value:
+        case bool():
+            return [*always, "yes", "true", 1]
+        case int():
+            return [*always, -1, 10**12, "1", "many", True]
+        case str() if path in ANY_TEXT:
+            return [*always, 1, True]
+        case "auto":
+            return [*always, 1, "yes", "automatic"]
+        case str():
+            return [*always, 1, True, "  ", "a\nb"]
+        case list():
+            return [*always, "x", 1]
+        case _:
+            return [*always, "x", 1]
+
+
+def test_no_value_takes_what_cannot_stand_for_it() -> None:
+    """Helm holds values against the same schema, a second each; so here they are by the hundred."""
+    values, schema = _values(), jsonschema.Draft7Validator(_schema())
+    schema.validate(values)
+    taken = []
+    for path, value in _leaves(values):
+        for wrong in _nonsense(path, value):
+            changed = copy.deepcopy(values)
+            parent = changed
+            for name in path[:-1]:
+                parent = parent[name]
+            parent[path[-1]] = wrong
+            if schema.is_valid(changed):
+                taken.append((".".join(path), wrong))
+    assert taken == []
