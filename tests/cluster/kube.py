@@ -126,6 +126,18 @@ class Kube:
         found: dict[str, Any] = json.loads(body)
         return found
 
+    def evict(self, pod: str, namespace: str) -> bool:
+        """Ask a pod to go, as a node does that is drained; False where a disruption budget forbids it.
+
+        Raises AssertionError for another refusal.
+        """
+        metadata = {"name": pod, "namespace": namespace}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        answer = self._api.post(f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction", json=body)
+        allowed = answer.status_code == 201
+        assert allowed or "disruption budget" in answer.text, f"{answer.status_code} {answer.text[:500]}"
+        return allowed
+
     def delete_soon(self, kind: str, name: str, namespace: str | None = None) -> None:
         """Ask for it, and do not wait for the end of it."""
         where = ("--namespace", namespace) if namespace else ()

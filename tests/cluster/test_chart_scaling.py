@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -72,27 +74,44 @@ def _external_metrics(kube: Kube) -> bool:
 
 
 @pytest.mark.timeout(900)
-def test_consumers_come_with_the_backlog_and_go_with_it(shop: Shop, keda: None) -> None:
-    """From none to several and back to none; two of three are taken away in the middle of it."""
+def test_consumers_come_with_the_backlog_and_go_with_it(
+    shop: Shop, keda: None, record_property: Callable[[str, object], None]
+) -> None:
+    """From none to several and back to none; two of three are taken away in the middle of it.
+
+    What docs/chart.md quotes is in the report: ``pytest -o junit_family=xunit1 --junitxml=report.xml``.
+    """
     shop.upgrade(_values(shop))
     poll(lambda: _replicas(shop, "waybill") == 0, seconds=120, what="no consumer while nothing waits")
     _record(shop, BURST)
+    began = time.monotonic()
+
+    def note(what: str, value: object) -> None:
+        record_property(what, value)
+        record_property(f"{what}: seconds", round(time.monotonic() - began, 1))
+
     running = poll(lambda: _three_run(shop), seconds=180, what="as many consumers as there may be") or set()
+    note("consumers at once", len(running))
     _scale(shop, "waybill", 1)
     poll(lambda: len(_pods(shop) & running) <= 1, seconds=60, what="the end of two of them")
     with connected(shop.broker) as queues:
         left = queues.depth("outhaul.waybill")
     assert left > 0, "they went when all was done"
+    note("left when two of them had gone", left)
 
     consumed = "SELECT count(*), count(DISTINCT order_id) FROM waybills"
     poll(lambda: shop.rows("waybill", consumed) == [(BURST, BURST)], seconds=300, what=f"{BURST} waybills")
+    note("waybills", BURST)
     poll(lambda: _replicas(shop, "waybill") == 0, seconds=180, what="no consumer when all is done")
+    note("consumers in the end", 0)
     assert shop.rows("waybill", "SELECT count(*) FROM inbox") == [(BURST,)]
     assert shop.rows("waybill", "SELECT count(*) FROM deliveries WHERE failed > 0") == [(0,)]
     with connected(shop.broker) as queues:
         assert (queues.depth("outhaul.waybill"), queues.depth("outhaul.waybill.dlq")) == (0, 0)
     # Those that were in the hands of pods that went, and no others: two by force, up to three as the backlog shrank.
-    assert _redelivered(shop) <= 5 * PREFETCH
+    redelivered = _redelivered(shop)
+    note("given out again", redelivered)
+    assert redelivered <= 5 * PREFETCH
 
 
 @pytest.mark.timeout(600)
@@ -115,7 +134,10 @@ def test_some_run_while_the_broker_does_not_tell_how_much_waits(shop: Shop, keda
 
 @pytest.mark.timeout(400)
 def test_an_upgrade_leaves_the_replicas_that_an_autoscaler_set(shop: Shop) -> None:
-    """Without metrics of pods it keeps to its bounds, and that is enough to see whose the replicas are."""
+    """Without metrics of pods it keeps to its bounds, and that is enough to see whose the replicas are.
+
+    Of these an eviction may take one at a time.
+    """
     autoscaling = {"enabled": True, "minReplicas": 2, "maxReplicas": 4}
     values: dict[str, Any] = {
         "operator": {"enabled": False},
@@ -129,8 +151,19 @@ def test_an_upgrade_leaves_the_replicas_that_an_autoscaler_set(shop: Shop) -> No
     deployment = shop.kube.read("deployments", shop.namespace, "outhaul-order")
     assert deployment is not None
     assert (deployment["spec"]["replicas"], deployment["metadata"]["generation"] > 2) == (3, True)
+    poll(lambda: _evictable(shop) == 1, seconds=60, what="a budget that allows an eviction")
+    found = shop.kube.all("pods", shop.namespace, labels="app.kubernetes.io/component=order")
+    first, second, *_ = (pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"])
+    assert shop.kube.evict(first, shop.namespace)
+    assert not shop.kube.evict(second, shop.namespace)
     _scale(shop, "order", 1)
     poll(lambda: _replicas(shop, "order") == 2, seconds=90, what="the autoscaler at its work")
+
+
+def _evictable(shop: Shop) -> int:
+    path = f"/apis/policy/v1/namespaces/{shop.namespace}/poddisruptionbudgets/outhaul-order"
+    budget = shop.kube.path(path) or {}
+    return int(budget.get("status", {}).get("disruptionsAllowed", 0))
 
 
 def _values(shop: Shop) -> dict[str, Any]:
