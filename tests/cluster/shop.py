@@ -44,10 +44,13 @@ class Shop:
     roles: dict[str, str]
     broker: BrokerUnderTest
 
-    def upgrade(self, values: dict[str, Any] | None = None, *, wait: bool = True) -> None:
-        """Install or upgrade; ``wait``: until all is ready and the Jobs are done. Raises AssertionError."""
+    def upgrade(self, values: dict[str, Any] | None = None, *, wait: bool = True) -> str:
+        """Install or upgrade, and what helm says; ``wait``: until all is ready and the Jobs are done.
+
+        Raises AssertionError.
+        """
         given = {"schema": {name: self._roles_of(name) for name in ("order", "waybill")}}
-        helm(
+        return helm(
             "upgrade",
             "--install",
             "outhaul",

@@ -59,7 +59,7 @@ def _place(http: httpx.Client, number: int) -> str:
     return order_id
 
 
-def _orders_during(upgrade: Callable[[], None], shop: Shop, *, first: int) -> int:
+def _orders_during(upgrade: Callable[[], object], shop: Shop, *, first: int) -> int:
     """Place orders until after the upgrade; how many. A port-forward ends with its pod: then they come after it."""
     over = threading.Event()
 
@@ -96,7 +96,10 @@ def _settled(shop: Shop, orders: int) -> None:
 @pytest.mark.timeout(900)
 def test_it_installs_upgrades_and_goes_and_no_order_is_lost(shop: Shop) -> None:
     everything = _everything(shop)
-    shop.upgrade(everything)
+    said = shop.upgrade(everything)
+    assert f"kubectl -n {shop.namespace} port-forward service/outhaul-order 8080:8080" in said
+    assert f"helm test outhaul -n {shop.namespace}" in said
+    assert "KEDA does not scale the waybill function: 1 replica(s) run" in said
     first = shop.jobs()
     assert {name.rpartition("-")[0] for name in first} == {
         "outhaul-schema-order",

@@ -60,7 +60,7 @@ asyncio.run(main())
 def keda(kube: Kube) -> None:
     """The cluster has KEDA, and its metrics API answers: without it nobody scales beyond one."""
     if kube.path("/apis/keda.sh/v1alpha1") is None:
-        pytest.skip("the cluster has no KEDA")
+        missing("KEDA")
     try:
         poll(lambda: _external_metrics(kube), seconds=60, what="KEDA's metrics API")
     except AssertionError:
