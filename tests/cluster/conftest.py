@@ -21,6 +21,7 @@ For a test
   lone_stage         the same in ``namespace``, where nothing runs
   shop               `cluster.shop.Shop` in ``namespace``: databases, roles, broker users and Secrets for the whole
                      chart; upgrade(values), jobs(), http(function, port), rows(database, query), stage()
+  keda               the cluster has KEDA, and it can scale
   make_local_operator  starts `python -P -m outhaul_operator` on this machine for a namespace, its API server behind a
                      proxy that tests can stop and that can kill it at a chosen write; needs cluster IPs to be reachable
 `cluster.operators.install(kube, namespace, **values)` installs the chart, the operator alone unless values say more.
@@ -198,6 +199,23 @@ def shop(
     """In ``namespace``: all that the whole chart wants to find."""
     with opened(kube, servers, namespace, make_database, broker) as made:
         yield made
+
+
+@pytest.fixture
+def keda(kube: Kube) -> None:
+    """The cluster has KEDA, and its metrics API answers: without it nobody scales beyond one."""
+    if kube.path("/apis/keda.sh/v1alpha1") is None:
+        missing("KEDA")
+    try:
+        poll(lambda: _external_metrics(kube), seconds=60, what="KEDA's metrics API")
+    except AssertionError:
+        missing("KEDA's metrics API (kubectl get apiservice v1beta1.external.metrics.k8s.io)")
+
+
+def _external_metrics(kube: Kube) -> bool:
+    served = kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
+    conditions = served.get("status", {}).get("conditions", ())
+    return [each["status"] for each in conditions if each["type"] == "Available"] == ["True"]
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ import httpx
 import psycopg
 import pytest
 
-from cluster.kube import Kube
 from cluster.operators import IMAGE
 from cluster.shop import Shop
-from conftest import missing
 from letter_support import connected
 from outhaul import Message, Outbox
 from support import poll
@@ -54,23 +52,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-def keda(kube: Kube) -> None:
-    """The cluster has KEDA, and its metrics API answers: without it nobody scales beyond one."""
-    if kube.path("/apis/keda.sh/v1alpha1") is None:
-        missing("KEDA")
-    try:
-        poll(lambda: _external_metrics(kube), seconds=60, what="KEDA's metrics API")
-    except AssertionError:
-        missing("KEDA's metrics API (kubectl get apiservice v1beta1.external.metrics.k8s.io)")
-
-
-def _external_metrics(kube: Kube) -> bool:
-    served = kube.path("/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.external.metrics.k8s.io") or {}
-    conditions = served.get("status", {}).get("conditions", ())
-    return [each["status"] for each in conditions if each["type"] == "Available"] == ["True"]
 
 
 @pytest.mark.timeout(900)
