@@ -24,11 +24,11 @@ INSPECT: dict[str, tuple[tuple[str, ...], Callable[[Any], dict[str, Any]]]] = {
 }
 # What runs, what is installed, and what the list of parts says is there.
 LOOK = """
-import importlib.metadata, json, os, platform
+import importlib.metadata, json, os, platform, re
 sbom = json.load(open("/opt/outhaul/sbom.cdx.json"))
-installed = {d.name.lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()
-             if str(d.locate_file("")).startswith("/opt/outhaul")}
-parts = [(c["name"].lower().replace("_", "-"), c["version"], c.get("purl", "")) for c in sbom["components"]]
+plain = lambda name: re.sub("[-_.]+", "-", name).lower()
+installed = {plain(d.name): d.version for d in importlib.metadata.distributions()}
+parts = [(plain(c["name"]), c["version"], c.get("purl", "")) for c in sbom["components"]]
 print(json.dumps({"uid": os.getuid(), "python": platform.python_version(), "installed": installed, "parts": parts}))
 """
 
@@ -60,7 +60,7 @@ def inspected(image: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_its_list_of_parts_names_all_that_is_in_it(kube: Kube, namespace: str, name: str) -> None:
-    """Debian's packages and Python as well as the project's own; and nothing that only tests need."""
+    """The base's Debian packages, Python and pip as well as the project's own; and nothing that only tests need."""
     container = {
         "name": "look",
         "image": f"outhaul/{name}:{TAG}",
