@@ -61,9 +61,7 @@ class PulumiStage:
     def up(self, **changed: Any) -> None:
         """Apply everything, in the order of dependence."""
         self.graph = self.plan(**changed)
-        for manifest in self.graph.objects():
-            if manifest["kind"] not in _LEFT_OUT:
-                self.kube.apply(manifest)
+        self.kube.apply(*(each for each in self.graph.objects() if each["kind"] not in _LEFT_OUT))
 
     def ready(self, seconds: float = READY_SECONDS) -> None:
         """Until every StatefulSet has rolled out what was applied last."""

@@ -21,8 +21,14 @@ pytestmark = pytest.mark.timeout(900)
 
 @pytest.fixture(scope="module")
 def stage(kube: Kube) -> Iterator[PulumiStage]:
-    """Three RabbitMQ nodes and PostgreSQL, ready."""
-    with running(kube, SMALL) as made:
+    """Three RabbitMQ nodes and PostgreSQL, ready; at first it was one node, and each of its queues had one member."""
+    with running(kube, SMALL | {"rabbitmq": SMALL["rabbitmq"] | {"replicas": 1}}) as made:
+        with ways_to(made) as there:
+            declare(made, there)
+            poll(lambda: set(_members(made, there).values()) == {1}, seconds=60, what="one member each")
+        made.written = SMALL
+        made.up()
+        made.ready()
         yield made
 
 
@@ -40,6 +46,10 @@ def _members(stage: PulumiStage, ways: Servers) -> dict[str, int]:
     return {queue["name"]: len(queue.get("members", ())) for queue in queues}
 
 
+def test_one_node_becomes_three_with_its_queues(stage: PulumiStage, ways: Servers) -> None:
+    poll(lambda: set(_members(stage, ways).values()) == {3}, seconds=240, what="three members everywhere")
+
+
 def test_a_queue_with_too_few_members_gets_the_missing_ones(stage: PulumiStage, ways: Servers) -> None:
     connection = connect(stage.url("topology-broker", "url", ways))
     connection.channel().queue_declare(
@@ -49,16 +59,6 @@ def test_a_queue_with_too_few_members_gets_the_missing_ones(stage: PulumiStage, 
         poll(lambda n=count: _members(stage, ways).get("outhaul.lonely") == n, seconds=240, what=f"{count} members")  # type: ignore[misc]
     connection.channel().queue_delete("outhaul.lonely")
     connection.close()
-
-
-def test_one_node_becomes_three_with_its_queues(kube: Kube) -> None:
-    one = SMALL | {"rabbitmq": SMALL["rabbitmq"] | {"replicas": 1}}
-    with running(kube, one) as grown, ways_to(grown) as there:
-        declare(grown, there)
-        poll(lambda: set(_members(grown, there).values()) == {1}, seconds=60, what="one member each")
-        grown.up(rabbitmq={"replicas": 3})
-        grown.ready()
-        poll(lambda: set(_members(grown, there).values()) == {3}, seconds=240, what="three members everywhere")
 
 
 def test_applying_the_same_again_changes_nothing(stage: PulumiStage, kube: Kube) -> None:
@@ -136,3 +136,21 @@ def test_a_killed_server_recovers_with_its_data_and_its_roles(stage: PulumiStage
         assert conn.execute("SELECT a FROM kept").fetchone() == (7,)
         conn.execute("DROP TABLE kept")
     assert stage.psql("SELECT rolsuper FROM pg_roles WHERE rolname = 'outhaul_waybill'").strip() == "f"
+
+
+def test_another_cookie_is_taken_by_a_full_stop_and_nothing_is_lost(
+    stage: PulumiStage, ways: Servers, kube: Kube
+) -> None:
+    """As docs/deployment.md tells it: a rolling restart would leave its first node alone."""
+    declare(stage, ways)
+    with PublishLoad(stage.url("order-broker", "url", ways)) as load:
+        poll(lambda: len(load.acked) > 20, seconds=60, what="messages in the queue")
+    old = stage.in_broker("cat", "/var/lib/rabbitmq/.erlang.cookie")
+    kube.kubectl("scale", "statefulset/outhaul-rabbitmq", "--replicas=0", "--namespace", stage.data)
+    chosen = ("--selector", "app.kubernetes.io/name=outhaul-rabbitmq", "--namespace", stage.data)
+    kube.kubectl("wait", "--for=delete", "pod", *chosen, "--timeout=180s", seconds=200)
+    stage.up(rabbitmqErlangCookie="quite-another-cookie")
+    stage.ready()
+    assert stage.in_broker("cat", "/var/lib/rabbitmq/.erlang.cookie") == "quite-another-cookie" != old
+    assert set(load.acked) - drained(stage.url("waybill-broker", "url", ways), "outhaul.waybill") == set()
+    poll(lambda: set(_members(stage, ways).values()) == {3}, seconds=60, what="three members everywhere")
