@@ -28,8 +28,8 @@ from chart_support import (
 )
 from outhaul.broker_admin.topology_load import topology_from
 from outhaul_operator.adapters.permissions import PERMISSIONS
-from outhaul_operator.metrics import OperatorMetrics
 from outhaul_operator.config import OperatorConfig
+from outhaul_operator.metrics import OperatorMetrics
 from outhaul_order.config import OrderConfig
 from outhaul_waybill import topology
 from outhaul_waybill.config import WaybillConfig
