@@ -150,6 +150,15 @@ def test_what_holds_back_vacuum_is_told_and_does_not_keep_a_job_from_sending() -
     assert "VacuumHeldBack" not in reasons(again)
 
 
+def test_a_setting_that_stays_as_it_is_does_not_hide_what_comes_to_hold_back_vacuum() -> None:
+    unsafe = Finding("outbox durability", Level.WARNING, "fsync is off", "set fsync = on")
+    calm = plan(OUTBOX, outbox(database=database(0, findings=(unsafe,))), NOW)
+    assert reasons(calm) == ["NotDurable"]
+    later = plan(OUTBOX, outbox(database=database(0, findings=(unsafe, OLD_TRANSACTION)), status=calm.status), NOW)
+    assert reasons(later) == ["VacuumHeldBack"]
+    assert "fsync is off" in condition(later, "DatabaseReachable")["message"]
+
+
 def test_rows_of_a_good_route_are_sent_although_another_is_broken() -> None:
     routes = (WaitingRoute(*ROUTE, rows=900, stuck=900), WaitingRoute(EXCHANGE, "order.paid", rows=1100, stuck=1100))
     seen = outbox(database=database(2000, routes=routes), broker=replace(CALM_BROKER, unrouted=frozenset({ROUTE})))

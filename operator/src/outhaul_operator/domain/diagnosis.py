@@ -22,6 +22,7 @@ _FINDINGS: Final = {
     ("partitions", Level.WARNING): "PartitionsMissing",
     ("durability", Level.WARNING): "NotDurable",
 }
+_STANDING: Final = frozenset({"NotDurable", "OldServer"})
 _MOST_NAMED: Final = 5
 
 
@@ -35,6 +36,8 @@ def database_condition(seen: OutboxDatabase | InboxDatabase | Trouble | None) ->
         return no(kind, problem.reason, problem.message)
     assert not isinstance(seen, Trouble)
     warnings = [finding for finding in seen.findings if finding.level is Level.WARNING]
+    # The first gives the reason, and people are told when that changes: what stays as it is must not hide what comes.
+    warnings.sort(key=lambda finding: _reason(finding) in _STANDING)
     if warnings:
         return yes(kind, _reason(warnings[0]), _sentences(map(_told, warnings)), warns=True)
     return yes(kind, "Reachable", "the database answers, has the schema and takes writes")
