@@ -15,6 +15,7 @@ from letter_support import QUEUE, open_shop
 from outbox_support import in_loop
 from outhaul.broker_admin import topology_apply
 from outhaul.topology import Topology, consumer_topology
+from outhaul_operator.adapters import rabbitmq
 from outhaul_operator.adapters.rabbitmq import RabbitBrokers
 from outhaul_operator.ports import BrokerUrls
 from outhaul_operator.snapshot import BrokerView, Trouble, WaitingRoute
@@ -148,6 +149,18 @@ async def test_dead_letters_tell_why_they_died_and_are_all_still_there(broker: B
             again = await seen(urls(broker), one, queue=QUEUE)
             assert len(again.dead_reasons) == 2
             assert shop.depth() == 4
+
+
+@in_loop
+async def test_what_is_remembered_of_dead_letters_is_bounded(
+    broker: BrokerUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Secret that is rotated, and an Inbox that is deleted, leave a queue behind that nobody asks for again."""
+    monkeypatch.setattr(rabbitmq, "_MOST_KEPT", 2)
+    async with brokers() as one:
+        for number in range(4):
+            await seen(urls(broker), one, queue=f"shop.{number}")
+        assert len(one._letters) == 2
 
 
 @in_loop

@@ -302,6 +302,13 @@ def test_a_report_arrives_as_it_was_written_and_anything_else_is_none() -> None:
         assert RunReport.from_document(nonsense) is None
 
 
+@pytest.mark.parametrize("reason", ["x" * 2000, "two words", 3, None])
+def test_a_reason_that_no_condition_takes_is_left_out(reason: object) -> None:
+    report = RunReport.from_document({"reason": reason, "message": "m", "counts": {}})
+    assert report is not None
+    assert (report.reason, report.message) == ("", "m")
+
+
 def test_a_long_report_is_cut_to_what_a_termination_message_holds() -> None:
     assert len(json.dumps(RunReport(message="x" * 9000, counts={"sent": 1}).document()).encode()) < 4096
 

@@ -6,6 +6,7 @@ once. Any other code but 0 is tried again within the Job's ``backoffLimit``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -26,6 +27,7 @@ HOPELESS: Final = range(USAGE, NOT_TAKEN + 1)
 TERMINATION_FILE: Final = "/dev/termination-log"
 MESSAGE_BYTES: Final = 3000
 """A pod's termination message holds 4096 bytes; the counts must fit beside the words."""
+_REASON: Final = re.compile(r"[A-Za-z]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,13 @@ class RunReport:
             return None
         counts = {str(name): count for name, count in document["counts"].items() if isinstance(count, int)}
         return cls(
-            reason=str(document.get("reason", "")),
+            reason=_reason(document.get("reason")),
             message=str(document.get("message", "")),
             counts=counts,
             done_before=bool(document.get("done_before", False)),
         )
+
+
+def _reason(given: object) -> str:
+    """A reason as a condition takes it; "" for anything else, which would have the whole status refused."""
+    return given if isinstance(given, str) and _REASON.fullmatch(given) else ""

@@ -250,6 +250,7 @@ class RabbitBrokers:
         dead = dead_letter_queue(queue)
         key = (broker.key, dead)
         letters = self._letters.setdefault(key, LettersSeen(broker.amqp, dead, answer_seconds=self._timeout_seconds))
+        _bound(self._letters)
 
         def ask(api: Management) -> tuple[Depths, Letters]:
             found = depths.look(api, queue)
