@@ -78,6 +78,11 @@ class Fault:
     make: Making
 
 
+def leaves_letters_twice(name: str) -> bool:
+    """Whether a fault (``place: name``) may end a consumer, its link or the broker between a letter and its ack."""
+    return name.startswith(("waybill function:", "waybill to broker:", "broker:"))
+
+
 def menu() -> list[Fault]:
     """Every fault there is."""
     found = [
@@ -154,12 +159,18 @@ def _link(name: str, hurt: Callable[[Proxy, random.Random], None]) -> Making:
     return make
 
 
+def _close_slowly(proxy: Proxy, seconds: float) -> None:
+    proxy.close_slowly(seconds)
+    proxy.end_upstreams()
+
+
 LINK: dict[str, Callable[[Proxy, random.Random], None]] = {
     "slow": lambda proxy, rng: proxy.delay(rng.uniform(0.02, 0.3)),
     "blackhole": lambda proxy, _: proxy.blackhole(),
     "reset": lambda proxy, _: proxy.reset(),
     "half open": lambda proxy, _: proxy.swallow_answers(),
     "refused": lambda proxy, _: proxy.stop(),
+    "closes slowly": lambda proxy, rng: _close_slowly(proxy, rng.uniform(1, 4)),
     "cut in a frame": lambda proxy, rng: proxy.cut_after(rng.randrange(1, 5000)),
 }
 
@@ -183,7 +194,15 @@ def _database(place: str, table: str) -> dict[str, Making]:
         yield
         ground.mend()
 
+    @contextmanager
+    def partitionless(ground: Ground, _: random.Random) -> Iterator[None]:
+        database_faults.detach_partitions(ground.system.order_dsn, "outbox_sent")
+        yield  # it stays so: what lies in the default partition by now keeps the days' own from being made again
+
+    # Not the consumer's: what it knows to be done would be forgotten with them.
+    only_here: dict[str, Making] = {"history partitions missing": partitionless} if place == "order" else {}
     return {
+        **only_here,
         "killed": killed,
         "stopped in order": stopped,
         "read-only": lambda ground, _: database_faults.read_only(dsn(ground)),

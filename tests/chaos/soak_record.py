@@ -14,6 +14,10 @@ from typing import Any, Self
 
 LISTED = 20
 LETTER_AGAIN = re.compile(r"order \S+ \(\S+\) has (\d+) dead letter|message \S+, made to be a dead letter, is (\d+)")
+MISSING = (
+    "full disks, a queue deleted with what is in it, the broker's consumer timeout, partial partitions, missing "
+    "partitions of the inbox, clocks that are wrong; `make chaos` makes them one by one"
+)
 COUNTED = ("attempted", "acknowledged", "unknown", "committed", "waybills", "recovered", "parked", "dead_lettered")
 BREACHES = ("lost", "duplicated", "unexpected", "unreported", "other")
 
@@ -140,6 +144,8 @@ class Record:
             "| fault | times |",
             "|---|---|",
             *(f"| {name} | {count} |" for name, count in sorted(self.faults().items())),
+            "",
+            f"Faults that a soak does not make: {MISSING}.",
             "",
             "## Rounds",
             "",
