@@ -62,7 +62,8 @@ def call(
         response = connection.getresponse()
         content = response.read(most_bytes + 1)
     except (OSError, http.client.HTTPException) as error:
-        if expired.is_set():
+        # The socket's own timeout is as long, and may be the first of the two.
+        if expired.is_set() or isinstance(error, TimeoutError):
             raise TimeoutError(f"no answer within {timeout_seconds:g} s") from error
         if isinstance(error, OSError):
             raise
