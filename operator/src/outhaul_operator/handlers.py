@@ -10,10 +10,9 @@ are made and run apart: whoever starts it takes the signals back, and stops the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from outhaul_operator.specs import API_VERSION, GROUP, VERSION
 
 PLURALS: Final = ("outboxes", "inboxes", "resends", "redrives")
 _IDENTITY: Any = "outhaul-operator"
+_STOP_SECONDS: Final = 1.0
 _IN_CLUSTER: Final = "https://{host}:{port}"
 
 
@@ -56,12 +56,14 @@ class Watching:
         self._namespaces = namespaces
         self._timeout_seconds = timeout_seconds
         self._stop = asyncio.Event()
+        self._begun = asyncio.Event()
+        self._roots: Collection[asyncio.Task[Any]] = ()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def started(self) -> bool:
         """Whether it has begun, and not ended."""
-        return self._task is not None and not self._task.done()
+        return self._task is not None and not any(task.done() for task in self._roots)
 
     async def start(self) -> None:
         """Begin to watch. kopf has taken the process's signals when this returns."""
@@ -77,22 +79,30 @@ class Watching:
             namespaces=self._namespaces,
             stop_flag=self._stop,
         )
+        self._roots = tasks
         self._task = asyncio.create_task(kopf.run_tasks(tasks, ignored=existing), name="kopf")
+        self._begun.set()
 
     async def ended(self) -> None:
-        """Until kopf ends by itself. Raises OuthaulError that says why."""
-        assert self._task is not None
-        await asyncio.wait({self._task})
-        if not self._task.cancelled() and (error := self._task.exception()) is not None:
-            raise OuthaulError(f"watching the custom resources failed: {error}") from error
+        """Until kopf ends by itself. Raises OuthaulError that says why.
+
+        To be waited for from before `start`: kopf cancels what began after it, and with that whoever would tell.
+        """
+        await self._begun.wait()
+        # Not for what kopf runs as a whole, which waits for tasks that are none of its own to end.
+        ended, _ = await asyncio.wait(self._roots, return_when=asyncio.FIRST_COMPLETED)
+        # kopf has told of its watchers that failed, and leaves them for asyncio to tell of at the end once more.
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        for task in ended:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise OuthaulError(f"watching the custom resources failed: {error}") from error
         raise OuthaulError("watching the custom resources ended by itself")
 
     async def stop(self) -> None:
         """Stop watching; what kopf has to say about its own end is of no use to anybody."""
         self._stop.set()
         if self._task is not None:
-            with contextlib.suppress(Exception, asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task}, timeout=_STOP_SECONDS)
 
 
 def make_registry() -> kopf.OperatorRegistry:

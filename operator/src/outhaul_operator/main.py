@@ -59,9 +59,7 @@ async def serve(config: OperatorConfig) -> None:
     )
     try:
         if await _prepared(operator.cluster, config.namespaces, stop):
-            await operator.watching.start()
-            _stop_on_signals(stop)  # kopf has taken them over
-            await _first_of(stop.wait(), operator.watching.ended(), operator.loop.run())
+            await _first_of(_watch(operator.watching, stop), operator.watching.ended(), operator.loop.run())
         _log.info("stopping")
     finally:
         await operator.loop.stop()
@@ -158,6 +156,13 @@ async def _prepared(cluster: KubernetesCluster, namespaces: tuple[str, ...], sto
         else:
             return True
     return False
+
+
+async def _watch(watching: Watching, stop: asyncio.Event) -> None:
+    """Watch until told to stop. Its task and those beside it exist by now, so kopf spares them."""
+    await watching.start()
+    _stop_on_signals(stop)  # kopf has taken them over
+    await stop.wait()
 
 
 async def _first_of(*parts: Coroutine[Any, Any, object]) -> None:
