@@ -100,8 +100,8 @@ def no_memory_alarm(server: RabbitServer) -> None:
 def kill(server: RabbitServer) -> None:
     """As if its machine had lost power, once what was declared is on its disk.
 
-    RabbitMQ 3.10 answers a declaration a moment before that. About one kill in 200 came in between: the binding was gone
-    from the broker's durable table, and the exchange's other queue made each message count as routed.
+    RabbitMQ 3.10 answers a declaration a moment before that. About one kill in 200 came in between: the binding was
+    gone from the broker's durable table, and the exchange's other queue made each message count as routed.
     """
     control(server, "eval", "catch mnesia:sync_log().")
     assert server.process is not None
