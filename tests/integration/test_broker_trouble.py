@@ -86,6 +86,8 @@ def control(server: RabbitServer, *command: str) -> None:
         check=True,
         capture_output=True,
         timeout=60,
+        cwd=server.folder,
+        **server.identity.spawn_as(),
     )
 
 
