@@ -30,7 +30,7 @@
 {{- $chosen -}}
 {{- end -}}
 
-{{/* Pulumi renders without a cluster to ask: it is told to make a Job that failed anew by its provider's own annotation. */}}
+{{/* Pulumi makes a Job anew that did not become ready, as its provider's own annotation tells it. */}}
 {{- define "outhaul.jobAnnotations" -}}
 annotations:
   pulumi.com/replaceUnready: "true"
